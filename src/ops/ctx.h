@@ -1,0 +1,28 @@
+// Ctx: where an op runs and allocates. Passed, never global.
+#pragma once
+
+#include <functional>
+#include <string_view>
+
+#include "base/thread_pool.h"
+#include "tensor/arena.h"
+
+namespace saccade {
+
+// Receives named intermediates ("vision.block.3", "text.layer.0", ...).
+using Tap = std::function<void(std::string_view name, const Tensor& value)>;
+
+struct Ctx {
+  ThreadPool& pool;
+  Arena& arena;  // outputs of ops live here
+  const Tap* on_tap = nullptr;
+
+  void tap(std::string_view name, const Tensor& value) const {
+    if (on_tap) (*on_tap)(name, value);
+  }
+  void tap(std::string_view name, int index, const Tensor& value) const {
+    if (on_tap) (*on_tap)(fmt::format("{}.{}", name, index), value);
+  }
+};
+
+}  // namespace saccade

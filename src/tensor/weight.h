@@ -1,0 +1,36 @@
+// Weight: the matrix of a linear layer as stored. Quantisation and sharding live here and in ops::linear; a model
+// never mentions bits or ranks.
+#pragma once
+
+#include <array>
+
+#include "tensor/tensor.h"
+
+namespace saccade {
+
+// A logical [N, K] matrix (y = x W^T + b) made of up to three row blocks that stay where the checkpoint has them,
+// e.g. q | k | v or gate | up: fused by use, without a copy.
+struct Weight {
+  static constexpr int kMaxParts = 3;
+
+  enum class Format : uint8_t { kDense };  // kDense: rows of F32 or BF16 elements
+
+  Format format = Format::kDense;
+  int parts = 0;
+  std::array<Tensor, kMaxParts> data;  // [N_i, K] contiguous
+  std::array<Tensor, kMaxParts> bias;  // [N_i] of the same dtype, or empty
+
+  int64_t rows() const {
+    int64_t n = 0;
+    for (int i = 0; i < parts; ++i) n += data[static_cast<size_t>(i)].dim(0);
+    return n;
+  }
+  int64_t cols() const { return data[0].dim(1); }
+  size_t bytes() const {
+    size_t n = 0;
+    for (size_t i = 0; i < static_cast<size_t>(parts); ++i) n += data[i].bytes() + (bias[i] ? bias[i].bytes() : 0);
+    return n;
+  }
+};
+
+}  // namespace saccade

@@ -1,0 +1,77 @@
+// Weights of a model, asked for by name and shape. A mismatch prints the tensor, what was expected and what was found.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tensor/arena.h"
+#include "tensor/weight.h"
+
+namespace saccade {
+
+// A tensor as it lies in a file; `data` points into the mapping.
+struct StoredTensor {
+  std::string name;
+  std::string dtype;  // as the file spells it: "BF16", "F16", "F32", ...
+  std::vector<int64_t> shape;
+  const std::byte* data = nullptr;
+  size_t bytes = 0;
+  std::string file;
+};
+
+// Where tensors come from: a checkpoint folder or a seeded generator.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  virtual bool contains(std::string_view name) const = 0;
+  // `shape` is what the caller expects: a checkpoint reports what it has, a generator makes it.
+  virtual StoredTensor find(std::string_view name, std::span<const int64_t> shape) = 0;
+  virtual std::vector<StoredTensor> list() const = 0;  // empty for a generator
+  virtual std::string describe() const = 0;            // folder or name, for errors
+};
+
+// model.safetensors, or model.safetensors.index.json with its shards, memory-mapped.
+std::unique_ptr<WeightSource> open_checkpoint(const std::string& folder);
+// Normal(0, 0.02) for matrices and biases, 1 for norms ("norm" or "ln_q" in the name), BF16, the same for the same
+// seed.
+std::unique_ptr<WeightSource> synthetic_weights(std::string name, uint64_t seed);
+
+class Weights {
+ public:
+  // `dtype` is the arithmetic of the model (F32 or BF16). Matrices stay in the file's dtype where kernels take it
+  // (BF16 always; F32 when dtype is F32); all else is converted into memory owned here.
+  // `aliases`: (canonical prefix, prefix some checkpoints use instead), tried in order.
+  Weights(std::unique_ptr<WeightSource> source, DType dtype,
+          std::vector<std::pair<std::string, std::string>> aliases = {});
+
+  bool contains(std::string_view name) const;
+  // A vector or table in the model's dtype (norm weights, biases).
+  Tensor tensor(const std::string& name, std::initializer_list<int64_t> shape);
+  // An embedding table: like a matrix, stays as stored where possible.
+  Tensor table(const std::string& name, std::initializer_list<int64_t> shape);
+
+  struct Part {
+    std::string name;  // without ".weight" / ".bias"
+    int64_t rows;
+  };
+  // Row blocks of one logical matrix [sum rows, cols]; each part has a bias or none has.
+  Weight linear(std::initializer_list<Part> parts, int64_t cols, bool bias);
+
+  size_t owned_bytes() const;
+
+ private:
+  StoredTensor find(const std::string& name, std::span<const int64_t> shape);
+  Tensor materialise(const StoredTensor& stored, DType dtype);
+
+  std::unique_ptr<WeightSource> source_;
+  DType dtype_;
+  std::vector<std::pair<std::string, std::string>> aliases_;
+  std::vector<Buffer> owned_;
+};
+
+}  // namespace saccade
