@@ -1,0 +1,94 @@
+// The plain meaning of every op, templated on the activation type: BFloat16 and float are what the portable kernels
+// run, double is the oracle of the tests (no rounding anywhere). One row or one head at a time; threads and tensors
+// are the callers' business.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "tensor/dtype.h"
+
+namespace saccade::cpu::reference {
+
+// Sums and functions of T values are computed in float; in double for double.
+template <class T>
+using Arith = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class T>
+Arith<T> get(T value) {
+  return static_cast<Arith<T>>(value);
+}
+template <class T>
+T put(Arith<T> value) {
+  return T(value);
+}
+template <class T>
+Arith<T> rounded(Arith<T> value) {
+  return get(put<T>(value));
+}
+
+template <class T, class W>
+Arith<T> dot(const T* x, const W* w, int64_t k) {
+  Arith<T> sum = 0;
+  for (int64_t i = 0; i < k; ++i) sum += get(x[i]) * static_cast<Arith<T>>(w[i]);
+  return sum;
+}
+
+template <class A>
+A silu(A x) {
+  return x / (1 + std::exp(-x));
+}
+template <class A>
+A gelu(A x) {
+  return x * std::erfc(-x * static_cast<A>(0.70710678118654752440)) / 2;
+}
+
+template <class T>
+void rms_norm(const T* x, const T* w, T* y, int64_t d, float eps) {
+  Arith<T> sum = 0;
+  for (int64_t i = 0; i < d; ++i) sum += get(x[i]) * get(x[i]);
+  const Arith<T> scale = 1 / std::sqrt(sum / static_cast<Arith<T>>(d) + static_cast<Arith<T>>(eps));
+  for (int64_t i = 0; i < d; ++i) y[i] = put<T>(rounded<T>(get(x[i]) * scale) * get(w[i]));
+}
+
+// Turns one head of `dim` values by cos_sin (dim/2 cosines, dim/2 sines); pairs are (i, i + dim/2).
+// kRoundEach: each product is rounded as well as the sum.
+template <bool kRoundEach, class T>
+void rope(const T* x, const float* cos_sin, T* y, int64_t dim) {
+  using A = Arith<T>;
+  const int64_t half = dim / 2;
+  const auto product = [](A a, float b) {
+    const A p = a * static_cast<A>(b);
+    return kRoundEach ? rounded<T>(p) : p;
+  };
+  for (int64_t i = 0; i < half; ++i) {
+    const float c = cos_sin[i], s = cos_sin[half + i];
+    const A a = get(x[i]), b = get(x[half + i]);
+    y[i] = put<T>(product(a, c) - product(b, s));
+    y[half + i] = put<T>(product(b, c) + product(a, s));
+  }
+}
+
+// Softmax attention of one query over n keys. key(j) and value(j) point to dim values; scores holds n values.
+template <class T, class Key, class Value>
+void attend(const T* q, Key key, Value value, int64_t n, int64_t dim, float scale, Arith<T>* scores, T* y) {
+  using A = Arith<T>;
+  A top = -INFINITY, sum = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    scores[j] = dot(q, key(j), dim) * static_cast<A>(scale);
+    top = std::max(top, scores[j]);
+  }
+  for (int64_t j = 0; j < n; ++j) {
+    scores[j] = std::exp(scores[j] - top);
+    sum += scores[j];
+  }
+  for (int64_t d = 0; d < dim; ++d) {
+    A weighted = 0;
+    for (int64_t j = 0; j < n; ++j) weighted += scores[j] * get(value(j)[d]);
+    y[d] = put<T>(weighted / sum);
+  }
+}
+
+}  // namespace saccade::cpu::reference

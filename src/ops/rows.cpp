@@ -1,0 +1,84 @@
+#include "kernels/cpu/rows.h"
+
+#include "ops/ops.h"
+#include "tensor/expect.h"
+
+namespace saccade::ops {
+
+Tensor embed(const Ctx& c, const Tensor& table, const Tensor& ids, DType dtype) {
+  Dim v{"V"}, d{"D"}, t{"T"};
+  expect(table, "table").shape(v, d).dtype(DType::kF32, DType::kBF16).contiguous();
+  expect(ids, "ids").shape(t).dtype(DType::kI32).contiguous();
+  Tensor y = c.arena.tensor(dtype, {t, d});
+  expect(y, "y").dtype(DType::kF32, DType::kBF16);
+  cpu::embed(c.pool, table, ids, y);
+  return y;
+}
+
+Tensor gather_rows(const Ctx& c, const Tensor& x, const Tensor& index) {
+  Dim n{"N"}, d{"D"}, m{"M"};
+  expect(x, "x").shape(n, d).contiguous();
+  expect(index, "index").shape(m).dtype(DType::kI32).contiguous();
+  Tensor y = c.arena.tensor(x.dtype, {m, d});
+  cpu::gather_rows(c.pool, x, index, y);
+  return y;
+}
+
+Tensor rms_norm(const Ctx& c, const Tensor& x, const Tensor& w, float eps) {
+  Dim t{"T"}, d{"D"};
+  expect(x, "x").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
+  expect(w, "w").shape(d).dtype(x.dtype).contiguous();
+  Tensor y = c.arena.tensor(x.dtype, {t, d});
+  cpu::rms_norm(c.pool, x, w, eps, y);
+  return y;
+}
+
+Tensor gelu(const Ctx& c, const Tensor& x) {
+  Dim t{"T"}, d{"D"};
+  expect(x, "x").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
+  Tensor y = c.arena.tensor(x.dtype, {t, d});
+  cpu::gelu(c.pool, x, y);
+  return y;
+}
+
+Tensor mrope_table(const Ctx& c, const Tensor& positions, std::span<const int64_t> sections, double theta,
+                   int64_t head_dim, DType dtype) {
+  Dim t{"T"};
+  expect(positions, "positions").shape(3, t).dtype(DType::kI32).contiguous();
+  CHECK(head_dim > 0 && head_dim % 2 == 0, "head_dim {}", head_dim);
+  CHECK(sections.size() == 3 && sections[0] + sections[1] + sections[2] == head_dim / 2, "sections {} do not sum to {}",
+        shape_text(sections), head_dim / 2);
+  Tensor y = c.arena.tensor(DType::kF32, {t, 2, head_dim / 2});
+  cpu::mrope_table(c.pool, positions, sections, theta, dtype, y);
+  return y;
+}
+
+Tensor vision_rope_table(const Ctx& c, const Tensor& positions, double theta, int64_t head_dim) {
+  Dim p{"P"};
+  expect(positions, "positions").shape(2, p).dtype(DType::kI32).contiguous();
+  CHECK(head_dim > 0 && head_dim % 4 == 0, "head_dim {}", head_dim);
+  Tensor y = c.arena.tensor(DType::kF32, {p, 2, head_dim / 2});
+  cpu::vision_rope_table(c.pool, positions, theta, y);
+  return y;
+}
+
+Tensor qkv_rope_append(const Ctx& c, const Tensor& qkv, const Tensor& cos_sin, const Tensor& kv_layer,
+                       const PagedKv& kv, int64_t heads, int64_t kv_heads) {
+  Dim t{"T"}, pages{"pages"}, dh{"Dh"};
+  expect(kv_layer, "kv_layer").shape(pages, 2, kv_heads, kPageTokens, dh).dtype(qkv.dtype).contiguous();
+  expect(qkv, "qkv").shape(t, (heads + 2 * kv_heads) * dh).dtype(DType::kF32, DType::kBF16).contiguous();
+  expect(cos_sin, "cos_sin").shape(t, 2, dh / 2).dtype(DType::kF32).contiguous();
+  expect(kv.slots, "slots").shape(t).dtype(DType::kI32).contiguous();
+  Tensor q = c.arena.tensor(qkv.dtype, {t, heads, dh});
+  cpu::qkv_rope_append(c.pool, qkv, cos_sin, kv.slots, kv_layer, q);
+  return q;
+}
+
+void vision_rope_(const Ctx& c, const Tensor& qkv, const Tensor& cos_sin) {
+  Dim p{"P"}, h{"H"}, dh{"Dh"};
+  expect(qkv, "qkv").shape(p, 3, h, dh).dtype(DType::kF32, DType::kBF16).contiguous();
+  expect(cos_sin, "cos_sin").shape(p, 2, dh / 2).dtype(DType::kF32).contiguous();
+  cpu::vision_rope(c.pool, qkv, cos_sin);
+}
+
+}  // namespace saccade::ops
