@@ -15,6 +15,9 @@ namespace saccade::ops {
 // y[t] = table[ids[t]] in `dtype`. table [V,D], ids [T] I32 (0 <= id < V, checked by the caller) -> [T,D].
 Tensor embed(const Ctx& c, const Tensor& table, const Tensor& ids, DType dtype);
 
+// to = from, both contiguous, same shape and dtype.
+void copy_(const Ctx& c, const Tensor& to, const Tensor& from);
+
 // y[i] = x[index[i]] over rows: x [N,D], index [M] I32 -> [M,D].
 Tensor gather_rows(const Ctx& c, const Tensor& x, const Tensor& index);
 

@@ -1,5 +1,7 @@
 #include "kernels/cpu/rows.h"
 
+#include <cstring>
+
 #include "ops/ops.h"
 #include "tensor/expect.h"
 
@@ -13,6 +15,12 @@ Tensor embed(const Ctx& c, const Tensor& table, const Tensor& ids, DType dtype) 
   expect(y, "y").dtype(DType::kF32, DType::kBF16);
   cpu::embed(c.pool, table, ids, y);
   return y;
+}
+
+void copy_(const Ctx&, const Tensor& to, const Tensor& from) {
+  CHECK(to.contiguous() && from.contiguous() && to.dtype == from.dtype && to.numel() == from.numel(), "{} from {}",
+        to.describe(), from.describe());
+  std::memcpy(to.data, from.data, to.bytes());
 }
 
 Tensor gather_rows(const Ctx& c, const Tensor& x, const Tensor& index) {

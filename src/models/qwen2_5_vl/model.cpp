@@ -1,0 +1,280 @@
+#include "models/qwen2_5_vl/model.h"
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+#include "models/generation_config.h"
+#include "models/qwen2_5_vl/preprocess.h"
+#include "models/qwen2_5_vl/prompt.h"
+#include "models/qwen2_5_vl/sizes.h"
+#include "models/qwen2_5_vl/text.h"
+#include "models/qwen2_5_vl/vision.h"
+
+namespace saccade::qwen2_5_vl {
+namespace {
+
+namespace fs = std::filesystem;
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+constexpr const char* kArchitecture = "qwen2.5-vl";
+
+struct VisionPatches : VisionInput {
+  Patches patches;
+};
+
+// Checkpoints name tensors in two layouts: the published one, and the one with model.language_model and model.visual.
+std::vector<std::pair<std::string, std::string>> name_aliases() {
+  return {{"model.", "model.language_model."}, {"visual.", "model.visual."}};
+}
+
+Config read_config(const ModelOptions& options) {
+  if (!options.synthetic.empty()) return Config::published(options.synthetic);
+  const std::string path = (fs::path(options.path) / "config.json").string();
+  return Config::parse(read_json_file(path), path);
+}
+
+PreprocessConfig read_preprocess_config(const ModelOptions& options) {
+  if (!options.synthetic.empty()) return {};
+  const auto path = fs::path(options.path) / "preprocessor_config.json";
+  if (!fs::exists(path)) return {};
+  return PreprocessConfig::parse(read_json_file(path.string()), path.string());
+}
+
+// Synthetic models have no vocabulary of their own: bytes are their first 256 tokens, special tokens keep their ids.
+Tokenizer synthetic_tokenizer(const Config& config) {
+  Json vocab = Json::object();
+  int next_extra = 256;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+    const int code = printable ? byte : next_extra++;
+    std::string symbol;
+    if (code < 128) {
+      symbol = static_cast<char>(code);
+    } else {
+      symbol = {static_cast<char>(0xC0 | (code >> 6)), static_cast<char>(0x80 | (code & 63))};
+    }
+    vocab[symbol] = byte;
+  }
+  Json added = Json::array();
+  const auto add = [&](int32_t id, const char* token) {
+    added.push_back({{"id", id},
+                     {"content", token},
+                     {"special", true},
+                     {"normalized", false},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false}});
+  };
+  add(config.vision_start - 8, "<|im_start|>");
+  add(config.vision_start - 7, "<|im_end|>");
+  add(config.vision_start, "<|vision_start|>");
+  add(config.vision_end, "<|vision_end|>");
+  add(config.image_token, "<|image_pad|>");
+  add(config.video_token, "<|video_pad|>");
+  const Json json = {
+      {"added_tokens", added},
+      {"normalizer", nullptr},
+      {"pre_tokenizer",
+       {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+      {"decoder", {{"type", "ByteLevel"}}},
+      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}};
+  return Tokenizer::parse(json.dump(), "synthetic tokenizer");
+}
+
+std::string model_name(const ModelOptions& options) {
+  if (!options.synthetic.empty()) return options.synthetic;
+  return fs::path(options.path).lexically_normal().string();
+}
+
+ModelInfo make_info(const ModelOptions& options, const Config& config) {
+  ModelInfo info;
+  info.architecture = kArchitecture;
+  info.name = model_name(options);
+  info.parameters = parameters(config);
+  info.weight_bytes_per_token = streamed_parameters(config) * static_cast<int64_t>(dtype_size(DType::kBF16));
+  info.layers = static_cast<int>(config.layers);
+  info.hidden = config.hidden;
+  info.vocab = config.vocab;
+  info.max_context = config.max_positions;
+  return info;
+}
+
+KvLayout make_kv_layout(const Config& config, DType dtype) {
+  return {static_cast<int>(config.layers), 2 * config.kv_heads * config.head_dim(), dtype};
+}
+
+class QwenModel final : public Model {
+ public:
+  QwenModel(const ModelOptions& options, const Config& config, Tokenizer tokenizer, Weights weights)
+      : config_(config),
+        dtype_(options.dtype),
+        preprocess_(read_preprocess_config(options)),
+        tokenizer_(std::move(tokenizer)),
+        weights_(std::move(weights)),
+        vision_(config.vision, weights_),
+        text_(config, options.dtype, weights_),
+        info_(make_info(options, config)) {
+    if (options.synthetic.empty()) {
+      chat_ = ChatFormat::read(options.path, tokenizer_);
+      generation_ = read_generation_defaults(options.path, config.vocab);
+    } else {
+      chat_ = ChatFormat::published(tokenizer_);
+      generation_.eos_ids = {chat_.im_end};
+    }
+    check_token("<|vision_start|>", config.vision_start);
+    check_token("<|vision_end|>", config.vision_end);
+    check_token("<|image_pad|>", config.image_token);
+    check_token("<|video_pad|>", config.video_token);
+    info_.weight_bytes_per_token = static_cast<int64_t>(text_.bytes_per_token());
+  }
+
+  const ModelInfo& info() const override { return info_; }
+  const GenerationDefaults& generation() const override { return generation_; }
+  const Tokenizer& tokenizer() const override { return tokenizer_; }
+  KvLayout kv_layout() const override { return make_kv_layout(config_, dtype_); }
+  int position_axes() const override { return 3; }
+
+  Prompt prepare(const std::vector<Message>& messages) const override {
+    Prompt prompt;
+    std::vector<MediaGrid> grids;
+    for (const Message& message : messages) {
+      for (const ContentPart& part : message.content) {
+        if (part.type == ContentPart::Type::kText) continue;
+        auto input = std::make_shared<VisionPatches>();
+        input->patches =
+            part.type == ContentPart::Type::kImage ? prepare_image(part, prompt) : prepare_video(part, prompt);
+        const Patches& p = input->patches;
+        grids.push_back({part.type == ContentPart::Type::kVideo, p.grid_t, p.grid_h / config_.vision.merge,
+                         p.grid_w / config_.vision.merge, p.second_per_grid});
+        input->tokens = grids.back().tokens();
+        prompt.media.push_back(std::move(input));
+      }
+    }
+    const auto start = Clock::now();
+    build_prompt(messages, grids, config_, chat_, tokenizer_, prompt);
+    prompt.preprocess_seconds += seconds_since(start);
+    return prompt;
+  }
+
+  Tensor encode(const Ctx& c, const VisionInput& input) const override {
+    const Patches& p = static_cast<const VisionPatches&>(input).patches;
+    return vision_.forward(c, p.pixels, p.grid_t, p.grid_h, p.grid_w);
+  }
+
+  Tensor forward(const Ctx& c, const Batch& batch, const std::vector<Tensor>& kv_layers) const override {
+    return text_.forward(c, batch, kv_layers);
+  }
+
+  size_t vision_workspace_bytes() const override {
+    const int64_t area = config_.vision.patch * config_.vision.patch;
+    return VisionTower::workspace_bytes(config_.vision, preprocess_.max_pixels / area, dtype_);
+  }
+  size_t step_workspace_bytes(int64_t tokens) const override {
+    return TextModel::workspace_bytes(config_, tokens, dtype_);
+  }
+
+ private:
+  void check_token(const char* token, int32_t expected) const {
+    const auto id = tokenizer_.token_id(token);
+    if (id != expected) {
+      fail("{}: token {} has id {} in tokenizer.json, config.json says {}", info_.name, token,
+           id ? std::to_string(*id) : "none", expected);
+    }
+  }
+
+  PreprocessConfig limits_of(const ContentPart& part) const {
+    PreprocessConfig config = preprocess_;
+    if (part.media.min_pixels) config.min_pixels = *part.media.min_pixels;
+    if (part.media.max_pixels) config.max_pixels = *part.media.max_pixels;
+    if (config.min_pixels < 1 || config.max_pixels < config.min_pixels) {
+      fail("media: min_pixels {} and max_pixels {} leave no size", config.min_pixels, config.max_pixels);
+    }
+    return config;
+  }
+
+  Patches prepare_image(const ContentPart& part, Prompt& prompt) const {
+    const std::string origin = part.path.empty() ? "image" : part.path;
+    auto start = Clock::now();
+    const media::Image image = part.path.empty() ? media::decode_image(std::as_bytes(std::span(part.bytes)), origin)
+                                                 : media::load_image(part.path);
+    prompt.decode_seconds += seconds_since(start);
+    start = Clock::now();
+    Patches patches = preprocess_image(image, limits_of(part), dtype_, origin);
+    prompt.preprocess_seconds += seconds_since(start);
+    return patches;
+  }
+
+  Patches prepare_video(const ContentPart& part, Prompt& prompt) const {
+    auto start = Clock::now();
+    media::VideoSampling sampling;
+    sampling.fps = part.media.fps;
+    sampling.num_frames = part.media.num_frames;
+    const std::string origin = part.frames.empty() ? part.path : part.frames.front();
+    const media::Video video = part.frames.empty() ? media::load_video(part.path, sampling)
+                                                   : media::load_frames(part.frames, part.media.fps.value_or(2.0));
+    prompt.decode_seconds += seconds_since(start);
+    start = Clock::now();
+    Patches patches = preprocess_video(video, limits_of(part), dtype_, origin);
+    prompt.preprocess_seconds += seconds_since(start);
+    return patches;
+  }
+
+  Config config_;
+  DType dtype_;
+  PreprocessConfig preprocess_;
+  Tokenizer tokenizer_;
+  Weights weights_;
+  VisionTower vision_;
+  TextModel text_;
+  ModelInfo info_;
+  ChatFormat chat_;
+  GenerationDefaults generation_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> load(const ModelOptions& options) {
+  const Config config = read_config(options);
+  const bool synthetic = !options.synthetic.empty();
+  if (options.on_progress) options.on_progress(0.0, "tokenizer");
+  Tokenizer tokenizer =
+      synthetic ? synthetic_tokenizer(config) : Tokenizer::load((fs::path(options.path) / "tokenizer.json").string());
+  if (options.on_progress) options.on_progress(0.1, "weights");
+  Weights weights(synthetic ? synthetic_weights(options.synthetic, options.seed) : open_checkpoint(options.path),
+                  options.dtype, name_aliases());
+  auto model = std::make_unique<QwenModel>(options, config, std::move(tokenizer), std::move(weights));
+  if (options.on_progress) options.on_progress(1.0, "ready");
+  return model;
+}
+
+ModelSummary inspect(const ModelOptions& options) {
+  const Config config = read_config(options);
+  ModelSummary summary;
+  summary.info = make_info(options, config);
+  summary.kv = make_kv_layout(config, options.dtype);
+  summary.config = config.to_json();
+  summary.weight_bytes = static_cast<size_t>(summary.info.parameters) * dtype_size(DType::kBF16);
+  if (options.synthetic.empty()) {
+    summary.mapped = true;
+    summary.weight_bytes = 0;
+    for (const StoredTensor& t : open_checkpoint(options.path)->list()) {
+      summary.tensors.push_back({t.name, t.dtype, t.file, t.shape, t.bytes});
+      summary.weight_bytes += t.bytes;
+    }
+  }
+  const PreprocessConfig preprocess = read_preprocess_config(options);
+  const int64_t patches = preprocess.max_pixels / (config.vision.patch * config.vision.patch);
+  summary.vision_workspace = VisionTower::workspace_bytes(config.vision, patches, options.dtype);
+  summary.step_workspace_per_token = TextModel::workspace_bytes(config, 1, options.dtype);
+  return summary;
+}
+
+std::vector<std::string> synthetic_names() {
+  return {"qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b", "qwen2.5-vl-72b"};
+}
+
+}  // namespace saccade::qwen2_5_vl
