@@ -1,8 +1,10 @@
 // Weights of a model, asked for by name and shape. A mismatch prints the tensor, what was expected and what was found.
 #pragma once
 
-#include <functional>
+#include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,27 +30,32 @@ struct StoredTensor {
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  virtual bool contains(std::string_view name) const = 0;
+  virtual bool contains(std::string_view name) const = 0;  // a generator has every tensor
   // `shape` is what the caller expects: a checkpoint reports what it has, a generator makes it.
   virtual StoredTensor find(std::string_view name, std::span<const int64_t> shape) = 0;
   virtual std::vector<StoredTensor> list() const = 0;  // empty for a generator
   virtual std::string describe() const = 0;            // folder or name, for errors
+  virtual size_t owned_bytes() const = 0;              // memory of our own: not what is mapped from files
 };
 
-// model.safetensors, or model.safetensors.index.json with its shards, memory-mapped.
+// model.safetensors, or model.safetensors.index.json with its shards, memory-mapped. Reads the headers only and checks
+// them wholly; throws Error naming file, tensor and key.
 std::unique_ptr<WeightSource> open_checkpoint(const std::string& folder);
 // Normal(0, 0.02) for matrices and biases, 1 for norms ("norm" or "ln_q" in the name), BF16, the same for the same
-// seed.
+// seed and tensor name on any machine and in any order.
 std::unique_ptr<WeightSource> synthetic_weights(std::string name, uint64_t seed);
 
+// Not thread-safe: used by the one thread that loads a model. What it returns lives as long as it does.
 class Weights {
  public:
   // `dtype` is the arithmetic of the model (F32 or BF16). Matrices stay in the file's dtype where kernels take it
-  // (BF16 always; F32 when dtype is F32); all else is converted into memory owned here.
+  // (BF16 always; F32 when dtype is F32); all else (F16, F32 with BF16 arithmetic, data at an odd address) is converted
+  // or copied into memory owned here.
   // `aliases`: (canonical prefix, prefix some checkpoints use instead), tried in order.
   Weights(std::unique_ptr<WeightSource> source, DType dtype,
           std::vector<std::pair<std::string, std::string>> aliases = {});
 
+  // All of these throw Error: for a missing tensor with the nearest names, for another shape or dtype with both.
   bool contains(std::string_view name) const;
   // A vector or table in the model's dtype (norm weights, biases).
   Tensor tensor(const std::string& name, std::initializer_list<int64_t> shape);
@@ -59,19 +66,23 @@ class Weights {
     std::string name;  // without ".weight" / ".bias"
     int64_t rows;
   };
-  // Row blocks of one logical matrix [sum rows, cols]; each part has a bias or none has.
+  // Row blocks of one logical matrix [sum rows, cols]; each part has a bias or none has. All parts and biases come in
+  // one dtype. A stored convolution kernel [rows, a, b, ...] counts as [rows, a * b * ...].
   Weight linear(std::initializer_list<Part> parts, int64_t cols, bool bias);
 
-  size_t owned_bytes() const;
+  size_t owned_bytes() const;  // memory of our own, without what is mapped from files
 
  private:
   StoredTensor find(const std::string& name, std::span<const int64_t> shape);
-  Tensor materialise(const StoredTensor& stored, DType dtype);
+  DType stays_as(const StoredTensor& stored) const;  // the dtype that a matrix is used in
+  Tensor materialise(const StoredTensor& stored, std::span<const int64_t> shape, DType dtype);
+  std::optional<std::string> resolve(std::string_view name) const;  // the name that the source has it by
+  std::string near_names(std::string_view name) const;
 
   std::unique_ptr<WeightSource> source_;
   DType dtype_;
   std::vector<std::pair<std::string, std::string>> aliases_;
-  std::vector<Buffer> owned_;
+  std::map<std::pair<const std::byte*, DType>, Buffer> owned_;  // by stored data: a tied matrix is converted once
 };
 
 }  // namespace saccade

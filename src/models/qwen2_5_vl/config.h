@@ -1,7 +1,8 @@
-// config.json and generation_config.json of Qwen2.5-VL, both published layouts, class defaults for missing keys.
+// config.json of Qwen2.5-VL: the flat layout of the hub, and text_config nested (transformers 4.52 and later). Missing
+// keys take the defaults of transformers 5.17's configuration classes, as saved configs omit keys equal to them.
 #pragma once
 
-#include <array>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -24,17 +25,19 @@ struct Config {
   int64_t max_positions = 32768;
   bool tie_embeddings = false;
   double rope_theta = 1e6, rms_eps = 1e-5;
-  std::vector<int64_t> mrope_sections;  // sums to head_dim / 2
+  std::vector<int64_t> mrope_sections = {16, 24, 24};  // time, height, width; sums to head_dim / 2
+  std::vector<int32_t> eos_ids;                        // empty when the config names none
   int32_t image_token = 151655, video_token = 151656, vision_start = 151652, vision_end = 151653;
   VisionConfig vision;
 
   int64_t head_dim() const { return hidden / heads; }
 
-  // Validates every size before anything is built on it; throws Error naming origin and key.
+  // Validates every size before anything is built on it; throws Error naming origin and key. What the engine does not
+  // compute (sliding windows, scaled rope, quantised weights, other activations) is refused by name.
   static Config parse(const Json& json, const std::string& origin);
   // "qwen2.5-vl-3b", "-7b", "-32b", "-72b"; throws Error listing the names.
   static Config published(const std::string& name);
-  Json to_json() const;  // for inspect
+  Json to_json() const;  // flat layout, every key written; parse() reads it back
 };
 
 }  // namespace saccade::qwen2_5_vl

@@ -1,0 +1,174 @@
+#include "weights/weights.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "weights/safetensors.h"
+
+namespace saccade {
+namespace {
+
+std::optional<DType> arithmetic_dtype(std::string_view name) {
+  if (name == "BF16") return DType::kBF16;
+  if (name == "F16") return DType::kF16;
+  if (name == "F32") return DType::kF32;
+  return std::nullopt;
+}
+
+DType stored_dtype(const StoredTensor& stored) {
+  const auto dtype = arithmetic_dtype(stored.dtype);
+  if (!dtype)
+    fail("{}: tensor {}: expected dtype BF16, F16 or F32, found {}", stored.file, quoted_name(stored.name),
+         quoted_name(stored.dtype));
+  return *dtype;
+}
+
+// [rows, a, b, ...] counts as [rows, a * b * ...].
+bool same_matrix(std::span<const int64_t> stored, std::span<const int64_t> wanted) {
+  if (std::ranges::equal(stored, wanted)) return true;
+  if (wanted.size() != 2 || stored.size() < 3 || stored[0] != wanted[0]) return false;
+  int64_t cols = 1;
+  for (const int64_t size : stored.subspan(1))
+    if (__builtin_mul_overflow(cols, size, &cols)) return false;
+  return cols == wanted[1];
+}
+
+// Values at any address, as the file has them.
+template <class T>
+T load(const std::byte* data, size_t i) {
+  T value;
+  std::memcpy(&value, data + i * sizeof(T), sizeof(T));
+  return value;
+}
+
+template <class To>
+void convert(const std::byte* from, DType dtype, To* to, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    if (dtype == DType::kF32)
+      to[i] = To(load<float>(from, i));
+    else if (dtype == DType::kF16)
+      to[i] = To(f16_to_f32(load<uint16_t>(from, i)));
+    else
+      to[i] = To(static_cast<float>(load<BFloat16>(from, i)));
+  }
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t changed = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, changed});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+Weights::Weights(std::unique_ptr<WeightSource> source, DType dtype,
+                 std::vector<std::pair<std::string, std::string>> aliases)
+    : source_(std::move(source)), dtype_(dtype), aliases_(std::move(aliases)) {
+  CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "weights in {}", dtype_name(dtype));
+}
+
+std::optional<std::string> Weights::resolve(std::string_view name) const {
+  if (source_->contains(name)) return std::string(name);
+  for (const auto& [canonical, other] : aliases_) {
+    if (!name.starts_with(canonical)) continue;
+    std::string renamed = other + std::string(name.substr(canonical.size()));
+    if (source_->contains(renamed)) return renamed;
+  }
+  return std::nullopt;
+}
+
+bool Weights::contains(std::string_view name) const { return resolve(name).has_value(); }
+
+std::string Weights::near_names(std::string_view name) const {
+  constexpr size_t kNames = 3, kMaxLength = 256;
+  std::vector<std::pair<size_t, std::string>> found;
+  for (const StoredTensor& stored : source_->list())
+    if (stored.name.size() <= kMaxLength)
+      found.emplace_back(edit_distance(name, stored.name), quoted_name(stored.name));
+  const size_t n = std::min(kNames, found.size());
+  std::partial_sort(found.begin(), found.begin() + static_cast<ptrdiff_t>(n), found.end());
+  std::string text;
+  for (size_t i = 0; i < n; ++i) text += (i ? ", " : "") + found[i].second;
+  return text.empty() ? "no tensors at all" : text;
+}
+
+StoredTensor Weights::find(const std::string& name, std::span<const int64_t> shape) {
+  const auto resolved = resolve(name);
+  if (!resolved)
+    fail("{}: tensor {} {} is missing; nearest: {}", source_->describe(), quoted_name(name), shape_text(shape),
+         near_names(name));
+  StoredTensor stored = source_->find(*resolved, shape);
+  if (!same_matrix(stored.shape, shape))
+    fail("{}: tensor {}: expected shape {}, found {}", stored.file, quoted_name(stored.name), shape_text(shape),
+         shape_text(stored.shape));
+  return stored;
+}
+
+DType Weights::stays_as(const StoredTensor& stored) const {
+  return stored_dtype(stored) == DType::kBF16 ? DType::kBF16 : dtype_;
+}
+
+Tensor Weights::materialise(const StoredTensor& stored, std::span<const int64_t> shape, DType dtype) {
+  const DType from = stored_dtype(stored);
+  const bool aligned = reinterpret_cast<uintptr_t>(stored.data) % dtype_size(dtype) == 0;
+  if (from == dtype && aligned) return Tensor(stored.data, dtype, shape);
+  Tensor result(nullptr, dtype, shape);
+  Buffer& buffer = owned_[{stored.data, dtype}];
+  if (buffer.size() == 0) {
+    buffer = Buffer(result.bytes());
+    const auto count = static_cast<size_t>(result.numel());
+    if (dtype == DType::kF32)
+      convert(stored.data, from, reinterpret_cast<float*>(buffer.data()), count);
+    else
+      convert(stored.data, from, reinterpret_cast<BFloat16*>(buffer.data()), count);
+  }
+  result.data = buffer.data();
+  return result;
+}
+
+Tensor Weights::tensor(const std::string& name, std::initializer_list<int64_t> shape) {
+  return materialise(find(name, shape), shape, dtype_);
+}
+
+Tensor Weights::table(const std::string& name, std::initializer_list<int64_t> shape) {
+  const StoredTensor stored = find(name, shape);
+  return materialise(stored, shape, stays_as(stored));
+}
+
+Weight Weights::linear(std::initializer_list<Part> parts, int64_t cols, bool bias) {
+  CHECK(parts.size() >= 1 && parts.size() <= Weight::kMaxParts, "{} parts", parts.size());
+  std::array<StoredTensor, Weight::kMaxParts> matrix, vector;
+  DType dtype = DType::kBF16;
+  size_t i = 0;
+  for (const Part& part : parts) {
+    matrix[i] = find(part.name + ".weight", std::array{part.rows, cols});
+    if (bias) vector[i] = find(part.name + ".bias", std::array{part.rows});
+    // One F32 among them makes all F32: nothing is rounded that F32 arithmetic could keep.
+    if (stays_as(matrix[i]) == DType::kF32 || (bias && stays_as(vector[i]) == DType::kF32)) dtype = DType::kF32;
+    ++i;
+  }
+  Weight weight;
+  for (const Part& part : parts) {
+    const auto p = static_cast<size_t>(weight.parts++);
+    weight.data[p] = materialise(matrix[p], std::array{part.rows, cols}, dtype);
+    if (bias) weight.bias[p] = materialise(vector[p], std::array{part.rows}, dtype);
+  }
+  return weight;
+}
+
+size_t Weights::owned_bytes() const {
+  size_t total = source_->owned_bytes();
+  for (const auto& [stored, buffer] : owned_) total += buffer.size();
+  return total;
+}
+
+}  // namespace saccade
