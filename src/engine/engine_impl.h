@@ -1,0 +1,79 @@
+// The engine behind saccade::Engine.
+//
+// Threads: callers submit; two preparing threads decode media and tokenise; one engine thread owns the model, the KV
+// cache and all running sequences, calls step() and every callback. A sequence belongs to one thread at a time and is
+// handed over under `mutex_`. No lock is held while the model or a callback runs.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+
+#include "engine/runner.h"
+
+namespace saccade {
+
+// For tests and for programs that bring their own Model. `plan` comes from plan_memory().
+std::unique_ptr<Engine> make_engine(std::unique_ptr<Model> model, const EngineOptions& options, const MemoryPlan& plan);
+// Plans from what the loaded model says of itself.
+std::unique_ptr<Engine> make_engine(std::unique_ptr<Model> model, const EngineOptions& options);
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(std::unique_ptr<Model> model, const EngineOptions& options, const MemoryPlan& plan);
+  ~EngineImpl() override;  // cancels everything; every on_done has been called when it returns. Not from a callback.
+
+  uint64_t submit(Request request, OnToken on_token, OnDone on_done) override;
+  void cancel(uint64_t id) override;
+  Result generate(Request request, OnToken on_token) override;
+  const ModelInfo& info() const override { return info_; }
+  const MemoryPlan& memory() const override { return plan_; }
+
+  struct Stats {
+    int waiting = 0, running = 0;
+    int64_t free_pages = 0, total_pages = 0;
+  };
+  Stats stats() const;  // thread-safe
+
+ private:
+  void prepare_loop();
+  void prepare(Sequence& s) const;
+
+  void engine_loop();
+  void step();
+  void take_prepared();
+  void run(std::span<const Chunk> chunks);
+  void deliver(Sequence& s, std::span<const float> logits);
+  void end_running(Sequence& s, FinishReason reason, std::string error = {});
+  void end(SequencePtr s, FinishReason reason, std::string error = {});
+  void leave_queue(Sequence& s);  // mutex_ held
+
+  const EngineOptions options_;
+  const MemoryPlan plan_;
+  const std::unique_ptr<Model> model_;
+  ModelInfo info_;  // the model's, with the engine's context limit
+
+  ThreadPool pool_;
+  KvCache kv_;
+  Scheduler scheduler_;
+  Runner runner_;
+  Sampler sampler_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable engine_wake_, prepare_wake_;
+  std::unordered_map<uint64_t, SequencePtr> live_;  // accepted and not ended
+  std::deque<SequencePtr> queued_;                  // for the preparing threads
+  std::deque<SequencePtr> prepared_;                // for the engine thread
+  int waiting_ = 0;                                 // accepted and not admitted; at most max_queue
+  int preparing_ = 0;                               // of these, taken by a preparing thread: bounds decoded media
+  uint64_t next_id_ = 1;
+  bool stop_ = false;
+  Stats stats_;
+
+  std::vector<std::thread> prepare_threads_;
+  std::thread engine_thread_;
+};
+
+}  // namespace saccade

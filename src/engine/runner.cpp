@@ -1,0 +1,145 @@
+#include "engine/runner.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace saccade {
+namespace {
+
+// Calls fn(i, begin, end) for each media item with tokens [begin, end) among [from, to) of the prompt.
+template <class Fn>
+void each_media(const Sequence& s, int64_t from, int64_t to, Fn&& fn) {
+  for (size_t i = 0; i < s.embeddings.size(); ++i) {
+    const int64_t begin = s.prompt.media_at[i], end = begin + s.media_tokens[i];
+    if (begin < to && end > from) fn(i, begin, end);
+  }
+}
+
+Tensor i32(Arena& arena, std::initializer_list<int64_t> shape) { return arena.tensor(DType::kI32, shape); }
+
+float element(const Tensor& t, int64_t offset) {
+  switch (t.dtype) {
+    case DType::kF32:
+      return static_cast<const float*>(t.data)[offset];
+    case DType::kBF16:
+      return static_cast<float>(static_cast<const BFloat16*>(t.data)[offset]);
+    case DType::kF16:
+      return f16_to_f32(static_cast<const uint16_t*>(t.data)[offset]);
+    case DType::kI32:
+      return static_cast<float>(static_cast<const int32_t*>(t.data)[offset]);
+    case DType::kI64:
+      return static_cast<float>(static_cast<const int64_t*>(t.data)[offset]);
+    case DType::kU8:
+      return static_cast<float>(static_cast<const uint8_t*>(t.data)[offset]);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void Runner::encode_media(const Chunk& chunk) {
+  Sequence& s = *chunk.sequence;
+  each_media(s, s.cached, s.cached + chunk.tokens, [&](size_t i, int64_t, int64_t) {
+    auto& input = s.prompt.media[i];
+    if (!input) return;
+    const auto start = Clock::now();
+    arena_.reset();
+    const Tensor e = model_.encode(ctx(), *input);
+    CHECK(e.rank == 2 && e.dim(0) == s.media_tokens[i] && e.contiguous(), "media of {} tokens became {}",
+          s.media_tokens[i], e.describe());
+    Buffer kept(e.bytes());
+    std::memcpy(kept.data(), e.data, e.bytes());
+    s.embeddings[i] = std::move(kept);
+    s.embedding_width = e.dim(1);
+    s.embedding_dtype = e.dtype;
+    input.reset();
+    s.result.timings.encode += seconds(Clock::now() - start);
+  });
+}
+
+Batch Runner::batch(std::span<const Chunk> chunks) {
+  const int axes = model_.position_axes();
+  const auto sequences = static_cast<int64_t>(chunks.size());
+  int64_t rows = 0, max_pages = 0, wanted = 0;
+  for (const Chunk& c : chunks) {
+    Sequence& s = *c.sequence;
+    s.pages.grow(s.cached + c.tokens);
+    rows += c.tokens;
+    max_pages = std::max(max_pages, static_cast<int64_t>(s.pages.pages().size()));
+    wanted += s.cached + c.tokens == s.length();
+  }
+
+  Batch b;
+  b.ids = i32(arena_, {rows});
+  b.positions = i32(arena_, {axes, rows});
+  b.kv.q_offsets = i32(arena_, {sequences + 1});
+  b.kv.kv_lens = i32(arena_, {sequences});
+  b.kv.page_table = i32(arena_, {sequences, max_pages});
+  b.kv.slots = i32(arena_, {rows});
+  b.logit_rows = i32(arena_, {wanted});
+  std::fill_n(b.kv.page_table.as<int32_t>(), b.kv.page_table.numel(), 0);
+
+  int64_t row = 0;
+  int32_t* logit_row = b.logit_rows.as<int32_t>();
+  for (int64_t i = 0; i < sequences; ++i) {
+    const auto& [sequence, tokens] = chunks[static_cast<size_t>(i)];
+    const Sequence& s = *sequence;
+    const auto& pages = s.pages.pages();
+    const int64_t end = s.cached + tokens;
+    b.kv.q_offsets.as<int32_t>()[i] = static_cast<int32_t>(row);
+    b.kv.kv_lens.as<int32_t>()[i] = static_cast<int32_t>(end);
+    std::copy(pages.begin(), pages.end(), b.kv.page_table.row<int32_t>(i));
+
+    each_media(s, s.cached, end, [&](size_t m, int64_t media_begin, int64_t media_end) {
+      const int64_t from = std::max(media_begin, s.cached), to = std::min(media_end, end);
+      const Tensor all(s.embeddings[m].data(), s.embedding_dtype, {media_end - media_begin, s.embedding_width});
+      b.spans.push_back({row + from - s.cached, all.slice(from - media_begin, to - media_begin)});
+    });
+    for (int64_t t = s.cached; t < end; ++t, ++row) {
+      b.ids.as<int32_t>()[row] = s.token(t);
+      for (int axis = 0; axis < axes; ++axis) b.positions.row<int32_t>(axis)[row] = s.position(axis, t);
+      b.kv.slots.as<int32_t>()[row] =
+          pages[static_cast<size_t>(t / kPageTokens)] * int32_t{kPageTokens} + static_cast<int32_t>(t % kPageTokens);
+    }
+    if (end == s.length()) *logit_row++ = static_cast<int32_t>(row - 1);
+  }
+  b.kv.q_offsets.as<int32_t>()[sequences] = static_cast<int32_t>(row);
+  return b;
+}
+
+Tensor Runner::forward(std::span<const Chunk> chunks) {
+  arena_.reset();
+  const Batch b = batch(chunks);
+  const Tensor logits = model_.forward(ctx(), b, kv_.layers());
+  CHECK(logits.rank == 2 && logits.dim(0) == b.logit_rows.dim(0), "{} logit rows wanted, got {}", b.logit_rows.dim(0),
+        logits.describe());
+  for (const Chunk& c : chunks) {
+    Sequence& s = *c.sequence;
+    s.cached += c.tokens;
+    for (size_t i = 0; i < s.embeddings.size(); ++i)
+      if (s.prompt.media_at[i] + s.media_tokens[i] <= s.cached) s.embeddings[i] = Buffer();
+  }
+  return logits;
+}
+
+Tap float_tap(std::function<void(std::string_view, const float*, const int64_t*, int)> user) {
+  if (!user) return {};
+  return [user = std::move(user)](std::string_view name, const Tensor& value) {
+    std::vector<float> data(static_cast<size_t>(value.numel()));
+    std::array<int64_t, kMaxRank> index{};
+    for (float& out : data) {
+      int64_t offset = 0;
+      for (size_t a = 0; a < static_cast<size_t>(value.rank); ++a) offset += index[a] * value.stride[a];
+      out = element(value, offset);
+      for (size_t a = static_cast<size_t>(value.rank); a-- > 0;) {
+        if (++index[a] < value.shape[a]) break;
+        index[a] = 0;
+      }
+    }
+    user(name, data.data(), value.shape.data(), value.rank);
+  };
+}
+
+}  // namespace saccade

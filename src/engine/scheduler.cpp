@@ -1,0 +1,96 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+namespace saccade {
+namespace {
+
+// Cuts a chunk before the first picture that has to be encoded and may not be; counts those that may.
+int64_t cut_at_media(const Sequence& s, int64_t tokens, int64_t& encodes_left) {
+  for (size_t i = 0; i < s.prompt.media.size(); ++i) {
+    const int64_t begin = s.prompt.media_at[i];
+    if (!s.prompt.media[i] || begin < s.cached) continue;
+    if (begin >= s.cached + tokens) break;
+    if (encodes_left == 0) return begin - s.cached;
+    --encodes_left;
+  }
+  return tokens;
+}
+
+}  // namespace
+
+std::vector<SequencePtr> Scheduler::admit() {
+  std::vector<SequencePtr> admitted;
+  while (!waiting_.empty() && running_.size() < max_batch_) {
+    Sequence& s = *waiting_.front();
+    // The last token is never fed back, so it needs no place.
+    auto lease = kv_.reserve(s.prompt_length() + s.max_new_tokens - 1);
+    if (!lease) break;
+    s.pages = std::move(*lease);
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+    admitted.push_back(running_.back());
+  }
+  return admitted;
+}
+
+std::vector<Chunk> Scheduler::schedule() const {
+  std::vector<Chunk> chunks;
+  for (const auto& s : running_)
+    if (!s->prefilling()) chunks.push_back({s.get(), 1});
+  const size_t decodes = chunks.size();
+  for (const auto& s : running_)
+    if (s->prefilling()) chunks.push_back({s.get(), 0});
+
+  int64_t budget = max_batch_tokens_ - static_cast<int64_t>(decodes);
+  const auto wanted = [](const Chunk& c) { return c.sequence->prompt_length() - c.sequence->cached - c.tokens; };
+  for (;;) {
+    const auto prefills = std::span(chunks).subspan(decodes);
+    const int64_t hungry = std::count_if(prefills.begin(), prefills.end(), [&](auto& c) { return wanted(c) > 0; });
+    if (hungry == 0 || budget == 0) break;
+    const int64_t share = std::max<int64_t>(1, budget / hungry);
+    for (Chunk& c : prefills) {
+      const int64_t n = std::min({share, wanted(c), budget});
+      c.tokens += n;
+      budget -= n;
+    }
+  }
+  int64_t encodes_left = decodes > 0 ? 1 : std::numeric_limits<int64_t>::max();
+  for (Chunk& c : std::span(chunks).subspan(decodes)) c.tokens = cut_at_media(*c.sequence, c.tokens, encodes_left);
+  std::erase_if(chunks, [](const Chunk& c) { return c.tokens == 0; });
+  return chunks;
+}
+
+std::vector<SequencePtr> Scheduler::take_cancelled() {
+  std::vector<SequencePtr> taken;
+  const auto take = [&](auto& from) {
+    std::erase_if(from, [&](const SequencePtr& s) {
+      if (!s->cancelled.load(std::memory_order_relaxed)) return false;
+      taken.push_back(s);
+      return true;
+    });
+  };
+  take(waiting_);
+  take(running_);
+  return taken;
+}
+
+SequencePtr Scheduler::remove(const Sequence& sequence) {
+  const auto it = std::find_if(running_.begin(), running_.end(), [&](auto& s) { return s.get() == &sequence; });
+  CHECK(it != running_.end(), "sequence {} is not running", sequence.id);
+  SequencePtr s = std::move(*it);
+  running_.erase(it);
+  return s;
+}
+
+std::vector<SequencePtr> Scheduler::clear() {
+  std::vector<SequencePtr> all(std::move_iterator(waiting_.begin()), std::move_iterator(waiting_.end()));
+  std::move(running_.begin(), running_.end(), std::back_inserter(all));
+  waiting_.clear();
+  running_.clear();
+  return all;
+}
+
+}  // namespace saccade

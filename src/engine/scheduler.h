@@ -1,0 +1,48 @@
+// Scheduler: which sequences run, and how many tokens of each go into the next step.
+//
+// Admission is first come, first served among prepared requests, and only when the pages of the whole prompt and of
+// every token it may generate can be reserved: an admitted sequence never waits for memory, so nothing can deadlock.
+//
+// A step takes one token of every decoding sequence, then shares what is left of the token budget equally among the
+// prompts being prefilled; what one does not need goes to the others, so a short prompt does not wait for a long one.
+// While anything decodes, a step starts at most one picture, since the vision tower cannot be cut into chunks.
+#pragma once
+
+#include <deque>
+#include <vector>
+
+#include "engine/sequence.h"
+
+namespace saccade {
+
+// The next `tokens` tokens of a sequence, from `sequence->cached` on.
+struct Chunk {
+  Sequence* sequence;
+  int64_t tokens;
+};
+
+class Scheduler {
+ public:
+  // 1 <= max_batch <= max_batch_tokens
+  Scheduler(KvCache& kv, int max_batch, int64_t max_batch_tokens)
+      : kv_(kv), max_batch_(static_cast<size_t>(max_batch)), max_batch_tokens_(max_batch_tokens) {}
+
+  void add(SequencePtr sequence) { waiting_.push_back(std::move(sequence)); }
+  std::vector<SequencePtr> admit();           // those that start to run
+  std::vector<Chunk> schedule() const;        // of the running ones; none is empty
+  std::vector<SequencePtr> take_cancelled();  // waiting and running ones
+  SequencePtr remove(const Sequence& sequence);
+  std::vector<SequencePtr> clear();
+
+  bool idle() const { return waiting_.empty() && running_.empty(); }
+  size_t running() const { return running_.size(); }
+
+ private:
+  KvCache& kv_;
+  size_t max_batch_;
+  int64_t max_batch_tokens_;
+  std::deque<SequencePtr> waiting_;
+  std::vector<SequencePtr> running_;  // in order of admission
+};
+
+}  // namespace saccade
