@@ -18,7 +18,8 @@ class JsonFields {
   // `prefix` is what stands before a key in errors, e.g. "vision_config.". Throws Error when `json` is no object.
   JsonFields(const Json& json, std::string origin, std::string prefix = "");
 
-  const Json* find(const char* key) const;  // nullptr when missing or null
+  bool contains(const char* key) const { return json_.contains(key); }  // null counts
+  const Json* find(const char* key) const;                              // nullptr when missing or null
   JsonFields object(const char* key) const;
 
   int64_t integer(const char* key, int64_t missing, int64_t low, int64_t high) const;  // low and high are allowed

@@ -106,7 +106,8 @@ void parse_text(const JsonFields& text, Config& c) {
          c.head_dim());
   // Present here, the reference's attention takes no other value either.
   text.integer("head_dim", c.head_dim(), c.head_dim(), c.head_dim());
-  c.kv_heads = text.integer("num_key_value_heads", c.kv_heads, 1, kMaxHeads);
+  const int64_t missing = text.contains("num_key_value_heads") ? c.heads : c.kv_heads;  // null: one for each head
+  c.kv_heads = text.integer("num_key_value_heads", missing, 1, kMaxHeads);
   require_divides(text, "num_key_value_heads", c.kv_heads, c.heads, "num_attention_heads");
   c.vocab = text.integer("vocab_size", c.vocab, 1, kMaxVocab);
   c.max_positions = text.integer("max_position_embeddings", c.max_positions, 1, kMaxPositions);
