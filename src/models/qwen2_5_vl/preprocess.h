@@ -8,14 +8,20 @@
 
 namespace saccade::qwen2_5_vl {
 
-// preprocessor_config.json, class defaults where keys are missing.
+// preprocessor_config.json. The values here are those of the published checkpoints; keys missing in a file take the
+// class defaults of transformers, which differ in max_pixels.
 struct PreprocessConfig {
-  int64_t min_pixels = 56 * 56, max_pixels = int64_t{28} * 28 * 16384;  // area
+  int64_t min_pixels = 56 * 56, max_pixels = int64_t{28} * 28 * 16384;  // area of an image
+  // Area of one frame of a video, and of all sampled frames together: qwen-vl-utils' limits, which no file holds.
+  int64_t video_min_pixels = 28 * 28 * 128, video_max_pixels = 28 * 28 * 768;
+  int64_t video_total_pixels = 90316800;  // int(128000 tokens * 28 * 28 * 0.9)
   int patch = 14, merge = 2, temporal_patch = 2;
   double rescale = 1.0 / 255.0;
   double mean[3] = {0.48145466, 0.4578275, 0.40821073};
   double std[3] = {0.26862954, 0.26130258, 0.27577711};
 
+  // Reads min_pixels and max_pixels, or size {shortest_edge, longest_edge}, which are areas as well; patch_size,
+  // merge_size, temporal_patch_size, rescale_factor, image_mean, image_std. Throws Error naming origin and key.
   static PreprocessConfig parse(const Json& json, const std::string& origin);
 };
 
@@ -31,15 +37,17 @@ struct Patches {
   Buffer buffer;
   Tensor pixels;                               // [gt*gh*gw, 3*2*14*14], F32 or BF16, order of transformers
   int64_t grid_t = 0, grid_h = 0, grid_w = 0;  // in patches
-  double second_per_grid = 0;                  // video only
+  double second_per_grid = 0;                  // video only: temporal_patch / frames per second
 };
 
-// Frames of equal size, already resized to multiples of 28; an odd number repeats the last.
+// Frames of equal size, already resized to multiples of patch * merge; an odd number repeats the last. Normalised with
+// the image processor's arithmetic.
 Patches patchify(std::span<const media::Image> frames, const PreprocessConfig& config, DType dtype);
 
 Patches preprocess_image(const media::Image& image, const PreprocessConfig& config, DType dtype,
                          const std::string& origin);
-// min_pixels and max_pixels of a request are already in `config`; total_pixels limits all frames together.
+// Resizes every frame to smart_resize(video_min_pixels, the smaller of video_max_pixels and an even share of
+// video_total_pixels that is at least 1.05 * video_min_pixels).
 Patches preprocess_video(const media::Video& video, const PreprocessConfig& config, DType dtype,
                          const std::string& origin);
 
