@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,8 +19,15 @@ class Tokenizer {
 
   // Ordinary text: never yields a special id, whatever it contains ("<|im_end|>" typed by a user is split like words).
   std::vector<int32_t> encode(std::string_view text) const;
-  // As above, but added tokens (special ones too) written out in the text become their ids: for templates, and equal to
-  // the reference's encode(add_special_tokens=False).
+  // A prompt in parts, cut into words as if it were one string (as the reference has it): added tokens are recognised
+  // inside template parts and nowhere else.
+  struct Part {
+    std::string_view text;
+    bool is_template = false;
+  };
+  std::vector<int32_t> encode_parts(std::span<const Part> parts) const;
+  // As encode(), but added tokens (special ones too) written out in the text become their ids: for templates, and equal
+  // to the reference's encode(add_special_tokens=False).
   std::vector<int32_t> encode_with_special(std::string_view text) const;
 
   std::optional<int32_t> token_id(std::string_view token) const;  // of the token as tokenizer.json spells it
