@@ -1,10 +1,11 @@
 // JPEG by libjpeg-turbo with its defaults (accurate integer DCT, smooth chroma upsampling), which are Pillow's.
-#include <csetjmp>
-#include <cstdio>
-
+// clang-format off
+#include <stdio.h>  // jpeglib.h needs FILE and size_t
 #include <jpeglib.h>
+// clang-format on
 
-#include <cstring>
+#include <csetjmp>
+#include <string>
 #include <string_view>
 
 #include "base/error.h"
@@ -37,7 +38,9 @@ Reader& reader_of(j_common_ptr info) { return *static_cast<Reader*>(info->client
 
 void on_error(j_common_ptr info) { reader_of(info).leave(Stop::kDamaged); }
 void on_message(j_common_ptr) {}
-boolean on_end_of_data(j_decompress_ptr info) { reader_of(reinterpret_cast<j_common_ptr>(info)).leave(Stop::kTruncated); }
+boolean on_end_of_data(j_decompress_ptr info) {
+  reader_of(reinterpret_cast<j_common_ptr>(info)).leave(Stop::kTruncated);
+}
 void on_progress(j_common_ptr info) {
   Reader& reader = reader_of(info);
   if (reader.info.input_scan_number > kMaxScans) reader.leave(Stop::kTooManyScans);

@@ -50,7 +50,8 @@ Resampling bicubic_resampling(int in, int out) {
     }
     for (size_t k = 0; k < count; ++k) {
       const double weight = (total != 0.0 ? raw[k] / total : raw[k]) * (1 << kWeightBits);
-      plan.weights[i * static_cast<size_t>(plan.taps) + k] = static_cast<int32_t>(weight < 0 ? weight - 0.5 : weight + 0.5);
+      plan.weights[i * static_cast<size_t>(plan.taps) + k] =
+          static_cast<int32_t>(weight < 0 ? weight - 0.5 : weight + 0.5);
     }
   }
   return plan;
@@ -83,36 +84,49 @@ void vertical_scalar(const uint8_t* in, size_t bytes, const int32_t* weights, in
   }
 }
 
+namespace {
+
+Image empty_image(int width, int height) {
+  Image image{width, height, {}};
+  image.rgb.resize(static_cast<size_t>(width) * static_cast<size_t>(height) * 3);
+  return image;
+}
+
+Image resize_across(const Image& image, int width) {
+  static const HorizontalPass pass = have_avx2() ? horizontal_avx2 : horizontal_scalar;
+  Image out = empty_image(width, image.height);
+  const Rows rows{image.rgb.data(), static_cast<size_t>(image.width) * 3, image.rgb.data() + image.rgb.size()};
+  pass(rows, image.height, bicubic_resampling(image.width, width), out.rgb.data());
+  return out;
+}
+
+Image resize_down(const Image& image, int height) {
+  static const VerticalPass pass = have_avx2() ? vertical_avx2 : vertical_scalar;
+  Image out = empty_image(image.width, height);
+  const Resampling plan = bicubic_resampling(image.height, height);
+  const size_t row = static_cast<size_t>(image.width) * 3;
+  for (int y = 0; y < height; ++y) {
+    const auto i = static_cast<size_t>(y);
+    pass(image.rgb.data() + row * static_cast<size_t>(plan.first[i]), row, plan.row(y), plan.count[i],
+         out.rgb.data() + row * i);
+  }
+  return out;
+}
+
+}  // namespace
+
 Image resize_bicubic(const Image& image, int width, int height) {
   CHECK(width > 0 && height > 0 && image.width > 0 && image.height > 0, "resize of {}x{} to {}x{}", image.width,
         image.height, width, height);
   if (width == image.width && height == image.height) return image;
-  static const HorizontalPass horizontal = have_avx2() ? horizontal_avx2 : horizontal_scalar;
-  static const VerticalPass vertical = have_avx2() ? vertical_avx2 : vertical_scalar;
-
-  // All rows of the input are used by some row of the output, whatever the two sizes are.
-  const size_t row = static_cast<size_t>(width) * 3;
-  Image across;
-  if (width != image.width) {
-    across.width = width;
-    across.height = image.height;
-    across.rgb.resize(row * static_cast<size_t>(image.height));
-    const Rows in{image.rgb.data(), static_cast<size_t>(image.width) * 3, image.rgb.data() + image.rgb.size()};
-    horizontal(in, image.height, bicubic_resampling(image.width, width), across.rgb.data());
-  }
-  if (height == image.height) return across;
-  const Image& source = width != image.width ? across : image;
-  const Resampling plan = bicubic_resampling(image.height, height);
-  Image out;
-  out.width = width;
-  out.height = height;
-  out.rgb.resize(row * static_cast<size_t>(height));
-  for (int y = 0; y < height; ++y) {
-    const auto i = static_cast<size_t>(y);
-    vertical(source.rgb.data() + row * static_cast<size_t>(plan.first[i]), row, plan.row(y), plan.count[i],
-             out.rgb.data() + row * i);
-  }
-  return out;
+  if (height == image.height) return resize_across(image, width);
+  if (width == image.width) return resize_down(image, height);
+  // Pillow 13 goes down first where the height loses more than twice what the width loses; earlier versions never do.
+  // The picture between the passes is rounded to bytes, so the order shows in the result.
+  const int lost = image.height - height;
+  const bool down_first = lost > 0 && lost > (image.width - width) * 2;
+  return down_first ? resize_across(resize_down(image, height), width)
+                    : resize_down(resize_across(image, width), height);
 }
 
 }  // namespace saccade::media

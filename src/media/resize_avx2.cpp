@@ -43,12 +43,12 @@ SACCADE_AVX2 inline __m256i load_two(const uint8_t* a, const uint8_t* b) {
 SACCADE_AVX2 void two_rows(const uint8_t* row0, const uint8_t* row1, const Resampling& plan, const WeightPair* pairs,
                            uint8_t* out0, uint8_t* out1) {
   // Bytes RGB RGB RGB RGB of four pixels to words R0 R1 G0 G1 B0 B1 and R2 R3 G2 G3 B2 B3.
-  const __m256i first = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
-  const __m256i second = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1));
-  const __m256i bytes = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 4, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
+  const __m256i first =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
+  const __m256i second =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1));
+  const __m256i bytes =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
   const int quads = plan.taps / 4;
   for (int x = 0; x < plan.out; ++x) {
     const size_t at = static_cast<size_t>(plan.first[static_cast<size_t>(x)]) * 3;

@@ -33,8 +33,8 @@ Decoded decode_webp(Bytes bytes, const std::string& origin, const ImageLimits& l
   decoded.image = make_image(WebPDemuxGetI(demuxer.get(), WEBP_FF_CANVAS_WIDTH),
                              WebPDemuxGetI(demuxer.get(), WEBP_FF_CANVAS_HEIGHT), origin, limits);
   const Bytes xmp = chunk(demuxer.get(), "XMP ");
-  decoded.orientation = find_orientation(chunk(demuxer.get(), "EXIF"),
-                                         {reinterpret_cast<const char*>(xmp.data()), xmp.size()});
+  decoded.orientation =
+      find_orientation(chunk(demuxer.get(), "EXIF"), {reinterpret_cast<const char*>(xmp.data()), xmp.size()});
 
   WebPAnimDecoderOptions options;
   WebPAnimDecoderOptionsInit(&options);

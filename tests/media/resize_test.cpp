@@ -17,24 +17,31 @@ Image noise(int width, int height, uint32_t seed) {
 }
 
 // The two passes written plainly.
-Image resize_scalar(const Image& image, int width, int height) {
-  Image across{width, image.height, {}};
-  across.rgb.resize(static_cast<size_t>(width) * static_cast<size_t>(image.height) * 3);
+Image across(const Image& image, int width) {
+  if (width == image.width) return image;
+  Image out{width, image.height, {}};
+  out.rgb.resize(static_cast<size_t>(width) * static_cast<size_t>(image.height) * 3);
   const Rows rows{image.rgb.data(), static_cast<size_t>(image.width) * 3, image.rgb.data() + image.rgb.size()};
-  if (width == image.width)
-    across.rgb = image.rgb;
-  else
-    horizontal_scalar(rows, image.height, bicubic_resampling(image.width, width), across.rgb.data());
-  if (height == image.height) return across;
+  horizontal_scalar(rows, image.height, bicubic_resampling(image.width, width), out.rgb.data());
+  return out;
+}
+
+Image down(const Image& image, int height) {
+  if (height == image.height) return image;
   const Resampling plan = bicubic_resampling(image.height, height);
-  const size_t row = static_cast<size_t>(width) * 3;
-  Image out{width, height, std::vector<uint8_t>(row * static_cast<size_t>(height))};
+  const size_t row = static_cast<size_t>(image.width) * 3;
+  Image out{image.width, height, std::vector<uint8_t>(row * static_cast<size_t>(height))};
   for (int y = 0; y < height; ++y) {
     const auto i = static_cast<size_t>(y);
-    vertical_scalar(across.rgb.data() + row * static_cast<size_t>(plan.first[i]), row, plan.row(y), plan.count[i],
+    vertical_scalar(image.rgb.data() + row * static_cast<size_t>(plan.first[i]), row, plan.row(y), plan.count[i],
                     out.rgb.data() + row * i);
   }
   return out;
+}
+
+Image resize_scalar(const Image& image, int width, int height) {
+  const bool down_first = image.height > height && image.height - height > 2 * (image.width - width);
+  return down_first ? across(down(image, height), width) : down(across(image, width), height);
 }
 
 TEST(Resize, FastPassesEqualTheScalarOnes) {

@@ -13,8 +13,7 @@ namespace {
 // Of a resized frame. A request's limits may ask for anything; this is what memory allows.
 constexpr int64_t kMaxTarget = int64_t{1} << 28;
 
-int64_t whole(const Json& json, const char* key, int64_t missing, int64_t min, int64_t max,
-              const std::string& origin) {
+int64_t whole(const Json& json, const char* key, int64_t missing, int64_t min, int64_t max, const std::string& origin) {
   const auto it = json.find(key);
   if (it == json.end() || it->is_null()) return missing;
   // Python writes whole numbers, but nothing keeps an editor from 1e6.
@@ -187,8 +186,10 @@ Size smart_resize(int height, int width, int factor, int64_t min_pixels, int64_t
     w_bar = std::ceil(w * beta / f) * f;
   }
   if (!(h_bar >= 1 && w_bar >= 1 && h_bar * w_bar <= static_cast<double>(kMaxTarget)))
-    fail("{}: {}x{} pixels would be resized to {}x{}; between 1 and {} pixels are possible (min_pixels {}, max_pixels {})",
-         origin, width, height, w_bar, h_bar, kMaxTarget, min_pixels, max_pixels);
+    fail(
+        "{}: {}x{} pixels would be resized to {}x{}; between 1 and {} pixels are possible (min_pixels {}, max_pixels "
+        "{})",
+        origin, width, height, w_bar, h_bar, kMaxTarget, min_pixels, max_pixels);
   return {static_cast<int>(h_bar), static_cast<int>(w_bar)};
 }
 
@@ -213,8 +214,8 @@ Patches preprocess_video(const media::Video& video, const PreprocessConfig& conf
   for (const media::Image& frame : video.frames)
     if (frame.width != width || frame.height != height)
       fail("{}: frames of {}x{} and {}x{} pixels, expected one size", origin, width, height, frame.width, frame.height);
-  const auto share = static_cast<double>(config.video_total_pixels) / static_cast<double>(video.frames.size()) *
-                     config.temporal_patch;
+  const auto share =
+      static_cast<double>(config.video_total_pixels) / static_cast<double>(video.frames.size()) * config.temporal_patch;
   const double least = std::floor(static_cast<double>(config.video_min_pixels) * 1.05);
   const double most = std::min(static_cast<double>(config.video_max_pixels), std::max(share, least));
   const Size size = smart_resize(height, width, config.patch * config.merge, config.video_min_pixels,
