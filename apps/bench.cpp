@@ -188,7 +188,7 @@ int bench(const Args& args) {
   CLI::App app(
       "Times every stage of an answer over several runs, greedy and to the last token, and sets prefill and decode\n"
       "against the arithmetic and read bandwidth measured in the same run.",
-      "bench");
+      "saccade bench");
   EngineFlags flags;
   MediaFlags media;
   int64_t prompt_tokens = 0;

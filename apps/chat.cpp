@@ -102,7 +102,7 @@ class Chat {
 }  // namespace
 
 int chat(const Args& args) {
-  CLI::App app("Keeps a conversation: a line is a message, /help lists the commands.", "chat");
+  CLI::App app("Keeps a conversation: a line is a message, /help lists the commands.", "saccade chat");
   EngineFlags engine_flags;
   SamplingFlags sampling;
   MediaFlags media;

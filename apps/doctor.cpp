@@ -77,7 +77,7 @@ std::string describe(const Json& j) {
 }  // namespace
 
 int doctor(const Args& args) {
-  CLI::App app("Shows what this machine has and measures, in about two seconds, what it can do.", "doctor");
+  CLI::App app("Shows what this machine has and measures, in about two seconds, what it can do.", "saccade doctor");
   bool json = false;
   int threads = 0;
   app.add_flag("--json", json, "print one JSON object");

@@ -41,16 +41,21 @@ std::vector<std::string> flag_names(const CLI::App& app) {
   return names;
 }
 
-[[noreturn]] void refuse_extras(const CLI::App& app, const std::vector<std::string>& extras) {
+[[noreturn]] void refuse_extras(const CLI::App& app, const Args& args) {
+  const std::vector<std::string> extras = app.remaining();
+  const std::vector<std::string> known = flag_names(app);
   for (const auto& extra : extras) {
     if (extra.size() < 2 || extra[0] != '-') continue;
     const std::string flag = extra.substr(0, extra.find('='));
-    if (const auto match = nearest(flag, flag_names(app)))
+    if (const auto match = nearest(flag, known))
       throw UsageError(fmt::format("unknown flag {}, did you mean {}?", flag, *match));
-    throw UsageError(fmt::format("unknown flag {} (see saccade {} --help)", flag, app.get_name()));
+    throw UsageError(fmt::format("unknown flag {} (see {} --help)", flag, app.get_name()));
   }
-  throw UsageError(
-      fmt::format("unexpected argument '{}' (see saccade {} --help)", fmt::join(extras, " "), app.get_name()));
+  for (const auto& arg : args) {  // "-image x" reads as "-i mage x"
+    if (arg.starts_with('-') && std::find(known.begin(), known.end(), "-" + arg) != known.end())
+      throw UsageError(fmt::format("unknown flag {}, did you mean -{}?", arg, arg));
+  }
+  throw UsageError(fmt::format("unexpected argument '{}' (see {} --help)", fmt::join(extras, " "), app.get_name()));
 }
 
 template <class T>
@@ -115,7 +120,11 @@ bool parse(CLI::App& app, const Args& args) {
     write_stdout(app.help());
     return false;
   } catch (const CLI::ExtrasError&) {
-    refuse_extras(app, app.remaining());
+    refuse_extras(app, args);
+  } catch (const CLI::ArgumentMismatch& e) {
+    const std::string what = e.what();
+    const std::string flag = what.substr(0, what.find(':'));
+    throw UsageError(flag + (what.ends_with("missing") ? ": needs a value" : ": may be given once only"));
   } catch (const CLI::ParseError& e) {
     throw UsageError(one_line(e.what()));
   }
@@ -183,7 +192,7 @@ void SamplingFlags::add_to(CLI::App& app) {
   app.add_option("-n,--max-tokens,--n-predict", params.max_tokens, "length of the answer in tokens (default 512)")
       ->type_name("N")
       ->check(integer_in(1, kAnyInt));
-  number("--temp,--temperature", params.temperature, "0 takes the likeliest token (default: the checkpoint's)", 0,
+  number("--temperature,--temp", params.temperature, "0 takes the likeliest token (default: the checkpoint's)", 0,
          1000);
   app.add_option("--top-k", params.top_k, "sample among the K likeliest tokens; 0 is off (default: the checkpoint's)")
       ->type_name("K")

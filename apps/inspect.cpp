@@ -70,7 +70,7 @@ Json describe_json(const ModelSummary& summary, const MemoryPlan& plan, bool ten
 }  // namespace
 
 int inspect(const Args& args) {
-  CLI::App app("Shows a model's configuration, sizes and memory plan without reading its weights.", "inspect");
+  CLI::App app("Shows a model's configuration, sizes and memory plan without reading its weights.", "saccade inspect");
   EngineFlags flags;
   bool json = false, tensors = false;
   flags.add_to(app);

@@ -38,7 +38,7 @@ void write_text(const std::filesystem::path& path, const std::string& text) {
 
 int run(const Args& args) {
   CLI::App app("Answers one question about pictures, clips or text. The answer goes to standard output as it is made.",
-               "run");
+               "saccade run");
   EngineFlags engine_flags;
   SamplingFlags sampling;
   MediaFlags media;

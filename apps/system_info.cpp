@@ -4,10 +4,11 @@
 #include <fmt/format.h>
 #include <sys/utsname.h>
 
-#include <algorithm>
 #include <ctime>
 #include <fstream>
 #include <sstream>
+
+#include "base/memory.h"
 
 namespace saccade::apps {
 namespace {
@@ -29,16 +30,10 @@ SystemMemory system_memory() {
     size_t value = 0;
     if (!(words >> key >> value)) continue;
     if (key == "MemTotal:") memory.total = value << 10;
-    if (key == "MemAvailable:") memory.available = value << 10;
     if (key == "HugePages_Total:") memory.huge_pages = value;
     if (key == "Hugepagesize:") memory.huge_page_bytes = value << 10;
   }
-  std::ifstream group("/sys/fs/cgroup/memory.max");
-  size_t limit = 0;
-  if (group >> limit && limit > 0) {  // "max" does not parse
-    memory.total = std::min(memory.total, limit);
-    memory.available = std::min(memory.available, limit);
-  }
+  memory.available = available_memory_bytes();
   std::ifstream thp("/sys/kernel/mm/transparent_hugepage/enabled");
   std::string line;
   std::getline(thp, line);

@@ -7,7 +7,7 @@
 namespace saccade::apps {
 
 struct SystemMemory {
-  size_t total = 0, available = 0;  // bytes; `total` is at most the limit of the control group
+  size_t total = 0, available = 0;  // bytes; limits of control groups count for `available`
   size_t huge_pages = 0, huge_page_bytes = 0;
   std::string transparent_huge_pages;  // "always", "madvise", "never", "unknown"
 };

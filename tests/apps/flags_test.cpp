@@ -29,7 +29,7 @@ TEST(Nearest, LeavesStrangersAlone) {
 }
 
 struct Flags {
-  CLI::App app{"", "run"};
+  CLI::App app{"", "saccade run"};
   EngineFlags engine;
   SamplingFlags sampling;
   MediaFlags media;
@@ -99,15 +99,17 @@ TEST(Parse, ErrorsAreOneClearLine) {
       {{"m", "--imgae=x"}, "unknown flag --imgae, did you mean --image?"},
       {{"m", "--zzzzzzzz"}, "unknown flag --zzzzzzzz (see saccade run --help)"},
       {{"m", "extra"}, "unexpected argument 'extra'"},
-      {{"m", "--temperature", "hot"}, "--temp: expected a number from 0 to 1000, found 'hot'"},
+      {{"m", "--temperature", "hot"}, "--temperature: expected a number from 0 to 1000, found 'hot'"},
       {{"m", "--top-p", "nan"}, "--top-p: expected a number from 0 to 1, found 'nan'"},
       {{"m", "--max-tokens", "0"}, "expected a whole number from 1 to 2147483647, found '0'"},
       {{"m", "--max-tokens", "12x"}, "found '12x'"},
       {{"m", "--seed", "-1"}, "expected a whole number of at least 0, found '-1'"},
       {{"m", "--dtype", "int3"}, "expected bf16 or f32, found 'int3'"},
-      {{"m", "--image"}, "--image"},
+      {{"m", "--image"}, "--image: needs a value"},
+      {{"m", "--top-k", "1", "--top-k", "2"}, "--top-k: may be given once only"},
+      {{"m", "-image", "x"}, "unknown flag -image, did you mean --image?"},
       {{"m", "--max-tokens="}, "found ''"},
-      {{"m", "--fps", "1", "--num-frames", "4"}, "--num-frames"},
+      {{"m", "--fps", "1", "--num-frames", "4"}, "--fps excludes --num-frames"},
       {{"m", "--frames", ","}, "--frames names no picture"},
       {{}, "no model: give its folder, or --synthetic NAME"},
       {{"m", "--synthetic", "n"}, "two models"},
