@@ -205,13 +205,14 @@ __attribute__((target("amx-tile,amx-bf16"))) double dot_amx_bf16(int64_t rounds,
     _tile_dpbf16ps(3, 5, 7);
   }
   double sum = 0;
-  for (int t = 0; t < 4; ++t) {
-    if (t == 0) _tile_stored(0, out, 64);
-    if (t == 1) _tile_stored(1, out, 64);
-    if (t == 2) _tile_stored(2, out, 64);
-    if (t == 3) _tile_stored(3, out, 64);
-    sum += static_cast<double>(out[0]);
-  }
+  _tile_stored(0, out, 64);
+  sum += static_cast<double>(out[0]);
+  _tile_stored(1, out, 64);
+  sum += static_cast<double>(out[0]);
+  _tile_stored(2, out, 64);
+  sum += static_cast<double>(out[0]);
+  _tile_stored(3, out, 64);
+  sum += static_cast<double>(out[0]);
   _tile_release();
   return sum;
 }
