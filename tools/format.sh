@@ -17,8 +17,7 @@ if [ -z "$clang_format" ]; then
   exit 0
 fi
 
-files=()
-while IFS= read -r file; do files+=("$file"); done < <(git ls-files --cached --others --exclude-standard '*.h' '*.cpp')
+mapfile -t files < <(find src include apps tests -name '*.h' -o -name '*.cpp' | sort)
 if [ "${1:-}" = --check ]; then
   "$clang_format" --dry-run -Werror "${files[@]}"
   echo "format: ${#files[@]} files are formatted"

@@ -15,7 +15,7 @@ cmake --preset fuzz --log-level=WARNING "${launcher[@]}"
 
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-  while IFS= read -r target; do targets+=("$target"); done < build/fuzz/fuzz_targets.txt
+  mapfile -t targets < build/fuzz/fuzz_targets.txt
 fi
 if [ ${#targets[@]} -eq 0 ]; then
   echo "fuzz: no fuzz_* target is defined" >&2

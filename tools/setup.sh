@@ -14,7 +14,7 @@ packages=(g++ cmake ninja-build pkg-config
 case $level in
   run) ;;
   test) packages+=(libgtest-dev libgmock-dev) ;;
-  full) packages+=(libgtest-dev libgmock-dev git clang clang-format clang-tidy) ;;
+  full) packages+=(libgtest-dev libgmock-dev clang clang-format clang-tidy) ;;
   *) echo "usage: tools/setup.sh run|test|full" >&2; exit 2 ;;
 esac
 

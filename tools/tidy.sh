@@ -23,7 +23,7 @@ fi
 
 files=("$@")
 if [ ${#files[@]} -eq 0 ]; then
-  while IFS= read -r file; do files+=("$file"); done < <(git ls-files 'src/*.cpp' 'apps/*.cpp')
+  mapfile -t files < <(find src apps -name '*.cpp' | sort)
 fi
 tidy_one() {
   # The compile commands are g++'s: its own warning names must not become findings.

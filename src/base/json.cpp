@@ -6,15 +6,13 @@
 namespace saccade {
 
 Json parse_json(const std::string& text, const std::string& origin) {
-  bool too_deep = false;
-  const auto limit_depth = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > kMaxJsonDepth) too_deep = true;
-    return !too_deep;
+  const auto limit_depth = [&](int depth, Json::parse_event_t event, Json&) {
+    const bool opens = event == Json::parse_event_t::array_start || event == Json::parse_event_t::object_start;
+    if (opens && depth >= kMaxJsonDepth) fail("{}: JSON nested deeper than {} levels", origin, kMaxJsonDepth);
+    return true;
   };
   try {
-    Json value = Json::parse(text, limit_depth);
-    if (too_deep) fail("{}: JSON nested deeper than {} levels", origin, kMaxJsonDepth);
-    return value;
+    return Json::parse(text, limit_depth);
   } catch (const Json::exception& e) {
     fail("{}: not valid JSON: {}", origin, e.what());
   }
