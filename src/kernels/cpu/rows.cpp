@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cpu/kernels.h"
 #include "kernels/cpu/reference.h"
 
 namespace saccade::cpu {
@@ -77,17 +78,18 @@ void gather_rows(ThreadPool& pool, const Tensor& x, const Tensor& index, const T
 
 void rms_norm(ThreadPool& pool, const Tensor& x, const Tensor& w, float eps, const Tensor& y) {
   with_type(x.dtype, [&]<class T>(T) {
+    const auto norm = kernels().of<T>().rms_norm;
     pool.parallel_for(x.dim(0), rows_of(x.dim(1)), [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) ref::rms_norm(x.row<T>(t), w.as<T>(), y.row<T>(t), x.dim(1), eps);
+      for (int64_t t = begin; t < end; ++t) norm(x.row<T>(t), w.as<T>(), y.row<T>(t), x.dim(1), eps);
     });
   });
 }
 
 void gelu(ThreadPool& pool, const Tensor& x, const Tensor& y) {
   with_type(x.dtype, [&]<class T>(T) {
-    pool.parallel_for(x.numel(), rows_of(1), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) y.as<T>()[i] = ref::put<T>(ref::gelu(ref::get(x.as<T>()[i])));
-    });
+    const auto row = kernels().of<T>().gelu;
+    pool.parallel_for(x.numel(), rows_of(1),
+                      [&](int64_t begin, int64_t end) { row(x.as<T>() + begin, y.as<T>() + begin, end - begin); });
   });
 }
 
@@ -115,16 +117,17 @@ void qkv_rope_append(ThreadPool& pool, const Tensor& qkv, const Tensor& cos_sin,
                      const Tensor& kv_layer, const Tensor& q) {
   const int64_t heads = q.dim(1), dim = q.dim(2), kv_heads = kv_layer.dim(2), page_tokens = kv_layer.dim(3);
   with_type(qkv.dtype, [&]<class T>(T) {
+    const auto rope = kernels().of<T>().rope_round_each;
     pool.parallel_for(qkv.dim(0), rows_of(qkv.dim(1)), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const T* from = qkv.row<T>(t);
         const float* turn = cos_sin.row<float>(t);
-        for (int64_t h = 0; h < heads; ++h) ref::rope<true>(from + h * dim, turn, q.row<T>(t) + h * dim, dim);
+        for (int64_t h = 0; h < heads; ++h) rope(from + h * dim, turn, q.row<T>(t) + h * dim, dim);
         const int64_t page = slots.as<int32_t>()[t] / page_tokens, place = slots.as<int32_t>()[t] % page_tokens;
         for (int64_t h = 0; h < kv_heads; ++h) {
           const T* k = from + (heads + h) * dim;
           T* k_to = kv_layer.row<T>(page) + h * kv_layer.stride[2] + place * dim;
-          ref::rope<true>(k, turn, k_to, dim);
+          rope(k, turn, k_to, dim);
           std::memcpy(k_to + kv_layer.stride[1], k + kv_heads * dim, static_cast<size_t>(dim) * sizeof(T));
         }
       }
@@ -135,11 +138,12 @@ void qkv_rope_append(ThreadPool& pool, const Tensor& qkv, const Tensor& cos_sin,
 void vision_rope(ThreadPool& pool, const Tensor& qkv, const Tensor& cos_sin) {
   const int64_t heads = qkv.dim(2), dim = qkv.dim(3);
   with_type(qkv.dtype, [&]<class T>(T) {
+    const auto rope = kernels().of<T>().rope;
     pool.parallel_for(qkv.dim(0), rows_of(2 * heads * dim), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         for (int64_t h = 0; h < 2 * heads; ++h) {  // q and k
           T* x = qkv.row<T>(t) + h * dim;
-          ref::rope<false>(x, cos_sin.row<float>(t), x, dim);
+          rope(x, cos_sin.row<float>(t), x, dim);
         }
       }
     });

@@ -1,0 +1,124 @@
+#include "bench/machine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace saccade::bench {
+namespace {
+
+std::atomic<float> sink;
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) float read_all_512(const std::byte* p, size_t bytes) {
+  __m512 sum[8] = {};
+  for (size_t i = 0; i + 512 <= bytes; i += 512) {
+    for (size_t j = 0; j < 8; ++j) {
+      __builtin_prefetch(p + i + j * 64 + 4096, 0, 2);
+      sum[j] = _mm512_add_ps(sum[j], _mm512_loadu_ps(p + i + j * 64));
+    }
+  }
+  for (int j = 1; j < 8; ++j) sum[0] = _mm512_add_ps(sum[0], sum[j]);
+  return sum[0][0];
+}
+
+__attribute__((target("avx2"))) float read_all_256(const std::byte* p, size_t bytes) {
+  __m256 sum[8] = {};
+  for (size_t i = 0; i + 512 <= bytes; i += 256) {
+    for (size_t j = 0; j < 8; ++j) {
+      __builtin_prefetch(p + i + j * 32 + 4096, 0, 2);
+      sum[j] = _mm256_add_ps(sum[j], _mm256_loadu_ps(reinterpret_cast<const float*>(p + i + j * 32)));
+    }
+  }
+  for (int j = 1; j < 8; ++j) sum[0] = _mm256_add_ps(sum[0], sum[j]);
+  return sum[0][0];
+}
+
+__attribute__((target("avx512f,avx512bf16"))) float dots_512(int64_t count) {
+  __m512 sum[16] = {};
+  const __m512bh x = {};
+  for (int64_t i = 0; i < count; ++i) {
+    for (auto& s : sum) {
+      s = _mm512_dpbf16_ps(s, x, x);
+      __asm__ volatile("" : "+v"(s));
+    }
+  }
+  for (int j = 1; j < 16; ++j) sum[0] = _mm512_add_ps(sum[0], sum[j]);
+  return sum[0][0];
+}
+
+__attribute__((target("avx512f"))) float fmas_512(int64_t count) {
+  __m512 sum[16] = {};
+  const __m512 x = _mm512_set1_ps(0.5F);
+  for (int64_t i = 0; i < count; ++i) {
+    for (auto& s : sum) {
+      s = _mm512_fmadd_ps(x, x, s);
+      __asm__ volatile("" : "+v"(s));
+    }
+  }
+  for (int j = 1; j < 16; ++j) sum[0] = _mm512_add_ps(sum[0], sum[j]);
+  return sum[0][0];
+}
+
+__attribute__((target("avx2,fma"))) float fmas_256(int64_t count) {
+  __m256 sum[12] = {};
+  const __m256 x = _mm256_set1_ps(0.5F);
+  for (int64_t i = 0; i < count; ++i) {
+    for (auto& s : sum) {
+      s = _mm256_fmadd_ps(x, x, s);
+      __asm__ volatile("" : "+x"(s));
+    }
+  }
+  for (int j = 1; j < 12; ++j) sum[0] = _mm256_add_ps(sum[0], sum[j]);
+  return sum[0][0];
+}
+
+#endif
+
+float read_any(const std::byte* p, size_t bytes) {
+  uint64_t sum = 0;
+  for (size_t i = 0; i + 8 <= bytes; i += 8) sum += *reinterpret_cast<const uint64_t*>(p + i);
+  return static_cast<float>(sum);
+}
+
+template <class Fn>
+double rate(ThreadPool& pool, double per_call, Fn fn) {
+  const double seconds = best_seconds(5, [&] { pool.run([&](int) { sink = fn(); }); });
+  return per_call * pool.size() / seconds;
+}
+
+}  // namespace
+
+double read_bandwidth(ThreadPool& pool, const std::byte* data, size_t bytes) {
+  auto read = read_any;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) read = read_all_256;
+  if (__builtin_cpu_supports("avx512f")) read = read_all_512;
+#endif
+  const size_t share = bytes / static_cast<size_t>(pool.size()) / 4096 * 4096;
+  const double seconds = best_seconds(
+      5, [&] { pool.run([&](int worker) { sink = read(data + static_cast<size_t>(worker) * share, share); }); });
+  return static_cast<double>(share) * pool.size() / seconds;
+}
+
+Peak compute_peak(ThreadPool& pool) {
+  constexpr int64_t kCount = 1000000;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) {
+    return {"vdpbf16ps", rate(pool, 16.0 * 64 * kCount, [] { return dots_512(kCount); }),
+            rate(pool, 16.0 * 32 * kCount, [] { return fmas_512(kCount); })};
+  }
+  if (__builtin_cpu_supports("avx2")) {
+    const double f32 = rate(pool, 12.0 * 16 * kCount, [] { return fmas_256(kCount); });
+    return {"vfmadd", f32, f32};
+  }
+#endif
+  return {"unknown", 0, 0};
+}
+
+}  // namespace saccade::bench

@@ -1,0 +1,104 @@
+// The single-threaded inner loops of one instruction set, as a table. The drivers (linear.cpp, rows.cpp,
+// attention.cpp) split the work over threads and call through the table picked for this CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "kernels/cpu/linear.h"
+#include "tensor/dtype.h"
+
+namespace saccade::cpu {
+
+enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
+
+// out[i][j] (+)= sum over k of x[i][k] * w[j][k], for i < t, j < n.
+struct MultiplyArgs {
+  const void* x;     // packed by Product::pack, t rows of k values
+  const void* w;     // n rows of k values, ldw elements apart
+  const void* next;  // rows that will be wanted after these, to prefetch
+  int64_t ldw;
+  int64_t t, n, k;
+  float* out;
+  int64_t ldo;
+  bool add;
+};
+
+// Products of one pair of types. The sum of one output is taken in an order that depends on k alone.
+struct Product {
+  int64_t row_step, k_step;  // packed rows and columns come in multiples of these, zero filled
+  size_t packed_size;        // bytes of a packed element
+  void (*pack)(const void* x, int64_t ldx, int64_t t, int64_t k, void* packed);
+  void (*multiply)(const MultiplyArgs& args);
+};
+
+// Attention of rows * group queries over keys in blocks of kKeyBlock: query (r, g) sees the keys below
+// min(keys, visible + r * causal). Keys are taken in spans of kKeySpan: each span gives its own (max, sum, weighted
+// values), and spans are merged in order, so that a query's result does not depend on how spans are spread over
+// threads.
+inline constexpr int64_t kKeyBlock = 64;
+inline constexpr int64_t kKeySpan = 512;
+inline constexpr int64_t kQueryBlock = 128;  // most queries of a task
+
+struct AttendArgs {
+  const void* q;  // query (r, g) at r * q_stride + g * dim
+  int64_t q_stride, rows, group;
+  const void *k, *v;      // block i of keys starts at block(i) * block_stride elements
+  const int32_t* blocks;  // block(i) = blocks[i], or i where null
+  int64_t block_stride, token_stride;
+  int64_t begin, keys;  // keys [begin, keys); begin is a multiple of kKeySpan
+  int64_t visible;
+  bool causal;
+  int64_t dim;
+  float scale;
+  void* workspace;  // attend_workspace_bytes(dim)
+  float* partial;   // where the unnormalised result of one span goes, [rows * group][dim + 2]; or null and
+  void* y;          // the result, laid out like q with y_stride
+  int64_t y_stride;
+};
+
+inline size_t attend_workspace_bytes(int64_t dim) {
+  const int64_t padded = (dim + 15) / 16 * 16;
+  return static_cast<size_t>(kQueryBlock * (3 * padded + kKeyBlock + 8) + kKeyBlock * 2 * padded) * sizeof(float);
+}
+
+template <class T>
+struct TypeKernels {
+  void (*rms_norm)(const T* x, const T* w, T* y, int64_t d, float eps);
+  void (*gelu)(const T* x, T* y, int64_t n);
+  void (*rope_round_each)(const T* x, const float* cos_sin, T* y, int64_t dim);
+  void (*rope)(const T* x, const float* cos_sin, T* y, int64_t dim);
+  // One row of linear(): sums [n] (and those of up for kGateUpSilu), biases [n] or null, y as LinearOut says.
+  void (*finish)(LinearOut out, const float* sum, const float* up, const float* bias, const float* up_bias, void* y,
+                 int64_t n);
+};
+
+struct Kernels {
+  const char* name;
+  Product bf16_bf16, f32_bf16, f32_f32;  // activations, weights
+  TypeKernels<float> f32;
+  TypeKernels<BFloat16> bf16;
+
+  template <class T>
+  const TypeKernels<T>& of() const {
+    if constexpr (std::is_same_v<T, float>) {
+      return f32;
+    } else {
+      return bf16;
+    }
+  }
+};
+
+// What this CPU and system can run, slowest first.
+std::vector<Isa> supported_isas();
+// The table in use: the fastest supported one, unless SACCADE_ISA names another (portable, avx2, avx512,
+// avx512-bf16, amx) or use_isa() was called. Choose before other threads compute.
+const Kernels& kernels();
+void use_isa(Isa isa);  // must be supported
+const char* isa_name(Isa isa);
+
+extern const Kernels kPortableKernels, kAvx2Kernels, kAvx512Kernels, kAvx512Bf16Kernels, kAmxKernels;
+
+}  // namespace saccade::cpu

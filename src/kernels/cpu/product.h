@@ -1,0 +1,167 @@
+// Matrix products in dot-product form: weights are read as the checkpoint has them, row by row along k, and so are
+// the activations. A tile of kTileX rows of x times kTileW rows of w keeps one vector accumulator per output, adds
+// along k, and sums across lanes at the end; one output is computed in the same order in every tile.
+//
+// Bytes: each weight is loaded once per kTileX rows of x (from memory for the first, from L1 after). With 6 x 4
+// accumulators a step loads 10 vectors for 24 multiply-adds.
+#pragma once
+
+#include "kernels/cpu/kernels.h"
+
+namespace saccade::cpu {
+
+// Weights of BF16 times float activations: even and odd values apart, so that widening takes no shuffle.
+template <class S>
+struct FloatTimesBf16 {
+  using Simd = S;
+  using X = float;
+  using W = BFloat16;
+  using PackedX = float;  // per step: even values, then odd ones
+  using Vec = typename S::F;
+  static constexpr int64_t kStep = 2 * S::kLanes;
+  struct Load {
+    Vec even, odd;
+  };
+  static Load load_w(const W* p) {
+    Load r;
+    S::load_pairs(p, r.even, r.odd);
+    return r;
+  }
+  static Load load_x(const PackedX* p) { return {S::load(p), S::load(p + S::kLanes)}; }
+  static Vec add(Vec sum, const Load& x, const Load& w) { return S::fma(x.odd, w.odd, S::fma(x.even, w.even, sum)); }
+  static int64_t place(int64_t k) { return k % 2 * S::kLanes + k / 2; }
+};
+
+// The same for BF16 activations, widened while they are packed.
+template <class S>
+struct Bf16TimesBf16 : FloatTimesBf16<S> {
+  using X = BFloat16;
+};
+
+template <class S>
+struct FloatTimesFloat {
+  using Simd = S;
+  using X = float;
+  using W = float;
+  using PackedX = float;
+  using Vec = typename S::F;
+  using Load = Vec;
+  static constexpr int64_t kStep = S::kLanes;
+  static Load load_w(const W* p) { return S::load(p); }
+  static Load load_x(const PackedX* p) { return S::load(p); }
+  static Vec add(Vec sum, Load x, Load w) { return S::fma(x, w, sum); }
+  static int64_t place(int64_t k) { return k; }
+};
+
+// Packed x: panels of kTileX rows (the last may have fewer); in a panel, step by step, row by row.
+template <class P>
+void pack_x(const void* x_data, int64_t ldx, int64_t t, int64_t k, void* packed_data) {
+  constexpr int64_t kStep = P::kStep, kTileX = P::Simd::kTileX;
+  const auto* x = static_cast<const typename P::X*>(x_data);
+  auto* packed = static_cast<typename P::PackedX*>(packed_data);
+  for (int64_t t0 = 0; t0 < t; t0 += kTileX) {
+    const int64_t rows = t - t0 < kTileX ? t - t0 : kTileX;
+    for (int64_t k0 = 0; k0 < k; k0 += kStep) {
+      const int64_t count = k - k0 < kStep ? k - k0 : kStep;
+      for (int64_t r = 0; r < rows; ++r, packed += kStep) {
+        const auto* from = x + (t0 + r) * ldx + k0;
+        if (count == kStep) {
+          for (int64_t i = 0; i < kStep; ++i) packed[P::place(i)] = typename P::PackedX(from[i]);
+        } else {
+          for (int64_t i = 0; i < kStep; ++i) {
+            packed[P::place(i)] = i < count ? typename P::PackedX(from[i]) : typename P::PackedX{};
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class P, int kX, int kW, bool kPrefetch>
+[[gnu::always_inline]] inline void multiply_tile(const typename P::PackedX* x, const typename P::W* w,
+                                                 const typename P::W* next, int64_t ldw, int64_t k, float* out,
+                                                 int64_t ldo, bool add) {
+  using S = typename P::Simd;
+  typename P::Vec sum[kX][kW];
+  for (auto& row : sum) {
+    for (auto& s : row) s = S::set(0);
+  }
+  const auto step = [&](const typename P::W* at, int64_t stride) __attribute__((always_inline)) {
+    typename P::Load xs[kX];
+    for (int i = 0; i < kX; ++i) xs[i] = P::load_x(x + i * P::kStep);
+    for (int j = 0; j < kW; ++j) {
+      const auto ws = P::load_w(at + j * stride);
+      for (int i = 0; i < kX; ++i) sum[i][j] = P::add(sum[i][j], xs[i], ws);
+    }
+    x += kX * P::kStep;
+  };
+  int64_t k0 = 0;
+  for (; k0 + P::kStep <= k; k0 += P::kStep) {
+    if constexpr (kPrefetch) {
+      for (int j = 0; j < kW; ++j) __builtin_prefetch(next + j * ldw + k0, 0, 2);
+    }
+    step(w + k0, ldw);
+  }
+  if (k0 < k) {  // no read past the end of a row: what follows may be anything
+    alignas(64) typename P::W tail[kW][P::kStep] = {};
+    for (int j = 0; j < kW; ++j) {
+      __builtin_memcpy(tail[j], w + j * ldw + k0, static_cast<size_t>(k - k0) * sizeof(typename P::W));
+    }
+    step(tail[0], P::kStep);
+  }
+  for (int i = 0; i < kX; ++i) {
+    float* row = out + i * ldo;
+    if constexpr (kW == 4) {
+      S::store_sums(row, add, sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+    } else {
+      static_assert(kW == 1);
+      const float s = S::sum(sum[i][0]);
+      row[0] = add ? row[0] + s : s;
+    }
+  }
+}
+
+template <class P, int kW, bool kPrefetch, int kX = P::Simd::kTileX>
+[[gnu::always_inline]] inline void multiply_rows(int64_t rows, const typename P::PackedX* x, const typename P::W* w,
+                                                 const typename P::W* next, const MultiplyArgs& a, float* out) {
+  if (rows == kX) {
+    multiply_tile<P, kX, kW, kPrefetch>(x, w, next, a.ldw, a.k, out, a.ldo, a.add);
+  } else if constexpr (kX > 1) {
+    multiply_rows<P, kW, kPrefetch, kX - 1>(rows, x, w, next, a, out);
+  }
+}
+
+template <class P>
+void multiply(const MultiplyArgs& a) {
+  constexpr int64_t kTileX = P::Simd::kTileX, kTileW = P::Simd::kTileW;
+  const auto* x = static_cast<const typename P::PackedX*>(a.x);
+  const auto* w = static_cast<const typename P::W*>(a.w);
+  const int64_t steps = (a.k + P::kStep - 1) / P::kStep;
+  int64_t j = 0;
+  for (; j + kTileW <= a.n; j += kTileW, w += kTileW * a.ldw) {
+    const auto* next = j + 2 * kTileW <= a.n ? w + kTileW * a.ldw : static_cast<const typename P::W*>(a.next);
+    for (int64_t i = 0; i < a.t; i += kTileX) {
+      const int64_t rows = a.t - i < kTileX ? a.t - i : kTileX;
+      const auto* panel = x + i * steps * P::kStep;
+      float* out = a.out + i * a.ldo + j;
+      if (i == 0) {
+        multiply_rows<P, 4, true>(rows, panel, w, next, a, out);
+      } else {
+        multiply_rows<P, 4, false>(rows, panel, w, next, a, out);
+      }
+    }
+  }
+  for (; j < a.n; ++j, w += a.ldw) {
+    for (int64_t i = 0; i < a.t; i += kTileX) {
+      const int64_t rows = a.t - i < kTileX ? a.t - i : kTileX;
+      multiply_rows<P, 1, false>(rows, x + i * steps * P::kStep, w, w, a, a.out + i * a.ldo + j);
+    }
+  }
+}
+
+template <class P>
+constexpr Product product_of() {
+  return {1, P::kStep, sizeof(typename P::PackedX), pack_x<P>, multiply<P>};
+}
+
+}  // namespace saccade::cpu

@@ -1,0 +1,23 @@
+// BF16 times BF16 by vdpbf16ps: 32 products a step, sums in float. Include only where AVX512-BF16 is compiled for.
+#pragma once
+
+#include "kernels/cpu/product.h"
+#include "kernels/cpu/simd_avx512.h"
+
+namespace saccade::cpu {
+
+struct DotBf16 {
+  using Simd = Avx512;
+  using X = BFloat16;
+  using W = BFloat16;
+  using PackedX = BFloat16;
+  using Vec = __m512;
+  using Load = __m512bh;
+  static constexpr int64_t kStep = 32;
+  static Load load_w(const W* p) { return (__m512bh)_mm512_loadu_si512(p); }
+  static Load load_x(const PackedX* p) { return load_w(p); }
+  static Vec add(Vec sum, Load x, Load w) { return _mm512_dpbf16_ps(sum, w, x); }
+  static int64_t place(int64_t k) { return k; }
+};
+
+}  // namespace saccade::cpu

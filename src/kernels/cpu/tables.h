@@ -1,0 +1,24 @@
+// How an instruction set's table is put together from the templates.
+#pragma once
+
+#include "kernels/cpu/product.h"
+#include "kernels/cpu/rows_simd.h"
+
+namespace saccade::cpu {
+
+template <class S, class T>
+constexpr TypeKernels<T> type_kernels() {
+  return {rms_norm<S, T>, gelu_row<S, T>, rope<S, T, true>, rope<S, T, false>, finish<S, T>};
+}
+
+template <class S>
+constexpr Kernels simd_kernels(const char* name) {
+  return {name,
+          product_of<Bf16TimesBf16<S>>(),
+          product_of<FloatTimesBf16<S>>(),
+          product_of<FloatTimesFloat<S>>(),
+          type_kernels<S, float>(),
+          type_kernels<S, BFloat16>()};
+}
+
+}  // namespace saccade::cpu
