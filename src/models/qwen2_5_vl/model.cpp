@@ -120,7 +120,8 @@ class QwenModel final : public Model {
         info_(make_info(options, config)) {
     if (options.synthetic.empty()) {
       chat_ = ChatFormat::read(options.path, tokenizer_);
-      generation_ = read_generation_defaults(options.path, config.vocab);
+      generation_ = load_generation_config(options.path, config.eos_ids, config.vocab,
+                                           [this](std::string_view token) { return tokenizer_.token_id(token); });
     } else {
       chat_ = ChatFormat::published(tokenizer_);
       generation_.eos_ids = {chat_.im_end};

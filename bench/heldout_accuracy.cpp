@@ -1,0 +1,133 @@
+// Share of a held-out set that a model answers correctly, in all and per kind.
+//
+//   heldout_accuracy MODEL DIR [--dtype bf16] [--min-all 0.95] [--min-kind 0.85] [--json FILE]
+//
+// DIR/questions.jsonl has one question a line: id, kind, images (paths below DIR) or video (frame paths) with fps, prompt,
+// answer. An answer counts when it is equal up to case, surrounding space and a final full stop. Exits with 1 below a minimum.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
+#include <fstream>
+#include <future>
+#include <map>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "saccade/engine.h"
+
+namespace {
+
+using saccade::ContentPart;
+using saccade::Json;
+
+struct Question {
+  std::string id, kind, answer;
+  saccade::Request request;
+};
+
+Question parse_question(const Json& json, const std::string& folder) {
+  Question q{json.at("id"), json.at("kind"), json.at("answer"), {}};
+  saccade::Message message{"user", {}};
+  for (const Json& image : json.value("images", Json::array())) {
+    message.content.push_back(ContentPart::of_image_file(folder + "/" + image.get<std::string>()));
+  }
+  if (const Json video = json.value("video", Json()); !video.empty()) {
+    std::vector<std::string> frames;
+    for (const Json& frame : video) frames.push_back(folder + "/" + frame.get<std::string>());
+    saccade::MediaOptions media;
+    media.fps = json.at("fps").get<double>();
+    message.content.push_back(ContentPart::of_video_frames(std::move(frames), media));
+  }
+  message.content.push_back(ContentPart::of_text(json.at("prompt")));
+  q.request.messages.push_back(std::move(message));
+  q.request.sampling.max_tokens = 48;
+  return q;
+}
+
+std::vector<Question> read_questions(const std::string& folder) {
+  const std::string path = folder + "/questions.jsonl";
+  std::ifstream file(path);
+  if (!file) saccade::fail("{}: cannot open", path);
+  std::vector<Question> questions;
+  for (std::string line; std::getline(file, line);) {
+    questions.push_back(parse_question(saccade::parse_json(line, path), folder));
+  }
+  return questions;
+}
+
+std::string normalised(const std::string& text) {
+  std::string out;
+  for (const char c : text) out += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const auto blank = [](char c) { return c == ' ' || c == '\n' || c == '.'; };
+  while (!out.empty() && blank(out.back())) out.pop_back();
+  return out.substr(std::min(out.find_first_not_of(" \n"), out.size()));
+}
+
+struct Score {
+  int right = 0, asked = 0;
+  double share() const { return asked ? static_cast<double>(right) / asked : 0; }
+};
+
+void print_score(const std::string& name, const Score& score) {
+  fmt::print("{:<16} {:5} of {:5}  {:6.2f}%\n", name, score.right, score.asked, 100 * score.share());
+}
+
+int run(int argc, char** argv) {
+  std::string model, folder, dtype = "bf16", json_path;
+  double min_all = 0, min_kind = 0;
+  bool verbose = false;
+  CLI::App app("Accuracy on a held-out set");
+  app.add_option("model", model)->required();
+  app.add_option("dir", folder)->required();
+  app.add_option("--dtype", dtype);
+  app.add_option("--min-all", min_all);
+  app.add_option("--min-kind", min_kind);
+  app.add_option("--json", json_path);
+  app.add_flag("--verbose", verbose, "print every wrong answer");
+  CLI11_PARSE(app, argc, argv);
+
+  const std::vector<Question> questions = read_questions(folder);
+  saccade::EngineOptions options{.model = model, .dtype = dtype, .max_context = 4096};
+  options.max_queue = static_cast<int>(questions.size()) + 1;
+  const auto engine = saccade::Engine::load(options);
+  std::vector<std::promise<saccade::Result>> results(questions.size());
+  for (size_t i = 0; i < questions.size(); ++i) {
+    engine->submit(questions[i].request, {}, [&results, i](const saccade::Result& r) { results[i].set_value(r); });
+  }
+  Score all;
+  std::map<std::string, Score> kinds;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    const saccade::Result result = results[i].get_future().get();
+    const bool right = normalised(result.text) == normalised(questions[i].answer);
+    for (Score* s : {&all, &kinds[questions[i].kind]}) {
+      ++s->asked;
+      s->right += right;
+    }
+    if (!right && verbose) {
+      fmt::print("{}: expected \"{}\", got \"{}\" {}\n", questions[i].id, questions[i].answer, result.text, result.error);
+    }
+  }
+  bool enough = all.share() >= min_all;
+  Json report = {{"model", model}, {"dtype", dtype}, {"questions", all.asked}, {"accuracy", all.share()}};
+  for (const auto& [kind, score] : kinds) {
+    print_score(kind, score);
+    report["kinds"][kind] = {{"questions", score.asked}, {"accuracy", score.share()}};
+    enough = enough && score.share() >= min_kind;
+  }
+  print_score("all", all);
+  if (!json_path.empty()) std::ofstream(json_path) << report.dump(1) << "\n";
+  return enough ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "heldout_accuracy: {}\n", e.what());
+    return 1;
+  }
+}

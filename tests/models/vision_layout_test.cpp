@@ -1,0 +1,64 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "models/qwen2_5_vl/vision.h"
+
+namespace saccade::qwen2_5_vl {
+namespace {
+
+VisionConfig config() {
+  VisionConfig c;
+  c.hidden = 1280;
+  return c;
+}
+
+// Published check values: a 480x640 picture.
+TEST(VisionLayout, WindowsOfAPictureCutAtTheBorder) {
+  const VisionLayout layout(1, 34, 46, config());
+  ASSERT_EQ(layout.window_offsets.size(), 31u);
+  const std::vector<int32_t> begin(layout.window_offsets.begin(), layout.window_offsets.begin() + 6);
+  const std::vector<int32_t> end(layout.window_offsets.end() - 4, layout.window_offsets.end());
+  EXPECT_EQ(begin, (std::vector<int32_t>{0, 64, 128, 192, 256, 320}));
+  EXPECT_EQ(end, (std::vector<int32_t>{1520, 1536, 1552, 1564}));
+  EXPECT_EQ(layout.frame_offsets, (std::vector<int32_t>{0, 1564}));
+}
+
+// The reference pads by a whole window when the side divides; those windows are empty and vanish.
+TEST(VisionLayout, NoEmptyWindows) {
+  EXPECT_EQ(VisionLayout(1, 16, 16, config()).window_offsets, (std::vector<int32_t>{0, 64, 128, 192, 256}));
+  EXPECT_EQ(VisionLayout(1, 4, 4, config()).window_offsets, (std::vector<int32_t>{0, 16}));
+}
+
+TEST(VisionLayout, OrderIsAPermutationAndItsInverse) {
+  for (const auto& [t, h, w] : {std::array{1, 34, 46}, std::array{3, 10, 6}, std::array{1, 2, 400}}) {
+    const VisionLayout layout(t, h, w, config());
+    std::vector<int32_t> sorted = layout.window_order;
+    std::sort(sorted.begin(), sorted.end());
+    std::vector<int32_t> all(static_cast<size_t>(t * h * w / 4));
+    std::iota(all.begin(), all.end(), 0);
+    EXPECT_EQ(sorted, all);
+    for (size_t i = 0; i < all.size(); ++i) {
+      EXPECT_EQ(layout.inverse_order[static_cast<size_t>(layout.window_order[i])], static_cast<int32_t>(i));
+    }
+  }
+}
+
+// Full attention stays inside a temporal slice; every frame has the same rows and columns.
+TEST(VisionLayout, FramesOfAClip) {
+  const VisionLayout layout(2, 4, 12, config());
+  EXPECT_EQ(layout.frame_offsets, (std::vector<int32_t>{0, 48, 96}));
+  EXPECT_EQ(layout.window_offsets, (std::vector<int32_t>{0, 32, 48, 80, 96}));
+  for (size_t p = 0; p < 48; ++p) {
+    EXPECT_EQ(layout.positions[p], layout.positions[p + 48]);
+    EXPECT_EQ(layout.positions[96 + p], layout.positions[96 + p + 48]);
+  }
+  const std::vector<int32_t> rows(layout.positions.begin(), layout.positions.begin() + 8);
+  const std::vector<int32_t> cols(layout.positions.begin() + 96, layout.positions.begin() + 104);
+  EXPECT_EQ(rows, (std::vector<int32_t>{0, 0, 1, 1, 0, 0, 1, 1}));
+  EXPECT_EQ(cols, (std::vector<int32_t>{0, 1, 0, 1, 2, 3, 2, 3}));
+}
+
+}  // namespace
+}  // namespace saccade::qwen2_5_vl
