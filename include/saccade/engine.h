@@ -20,8 +20,8 @@
 namespace saccade {
 
 struct EngineOptions {
-  std::string model;      // folder of a Hugging Face checkpoint
-  std::string synthetic;  // or the name of published shapes to fill with seeded random weights, e.g. "qwen2.5-vl-3b"
+  std::string model = {};      // folder of a Hugging Face checkpoint
+  std::string synthetic = {};  // or the name of published shapes to fill with seeded random weights, e.g. "qwen2.5-vl-3b"
   std::string dtype = "bf16";  // arithmetic of activations: "bf16" or "f32"
   int threads = 0;             // 0: all cores
   int max_batch = 16;          // sequences that run at once
@@ -30,10 +30,10 @@ struct EngineOptions {
   int64_t max_context = 0;     // tokens of one sequence; 0: the model's limit, as far as memory allows
   size_t kv_bytes = 0;         // size of the KV cache; 0: planned from max_context and memory
   uint64_t synthetic_seed = 0;
-  std::function<void(double fraction, std::string_view what)> on_load_progress;
+  std::function<void(double fraction, std::string_view what)> on_load_progress = {};
   // Called with every intermediate of every step, named as docs/dump.md lists them. Slow; for comparing
   // implementations. `data` is float32, row-major, valid during the call.
-  std::function<void(std::string_view name, const float* data, const int64_t* shape, int rank)> on_tap;
+  std::function<void(std::string_view name, const float* data, const int64_t* shape, int rank)> on_tap = {};
 };
 
 // What the model needs, known before weights are read.
