@@ -189,10 +189,13 @@ class QwenModel final : public Model {
 
   PreprocessConfig limits_of(const ContentPart& part) const {
     PreprocessConfig config = preprocess_;
-    if (part.media.min_pixels) config.min_pixels = *part.media.min_pixels;
-    if (part.media.max_pixels) config.max_pixels = *part.media.max_pixels;
-    if (config.min_pixels < 1 || config.max_pixels < config.min_pixels) {
-      fail("media: min_pixels {} and max_pixels {} leave no size", config.min_pixels, config.max_pixels);
+    const bool video = part.type == ContentPart::Type::kVideo;
+    int64_t& min_pixels = video ? config.video_min_pixels : config.min_pixels;
+    int64_t& max_pixels = video ? config.video_max_pixels : config.max_pixels;
+    if (part.media.min_pixels) min_pixels = *part.media.min_pixels;
+    if (part.media.max_pixels) max_pixels = *part.media.max_pixels;
+    if (min_pixels < 1 || max_pixels < min_pixels) {
+      fail("media: min_pixels {} and max_pixels {} leave no size", min_pixels, max_pixels);
     }
     return config;
   }

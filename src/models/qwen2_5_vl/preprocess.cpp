@@ -43,23 +43,12 @@ void three_numbers(const Json& json, const char* key, double (&values)[3], const
 using Levels = std::array<std::array<float, 256>, 3>;
 
 // transformers' rescale (float64, rounded to float32) and normalize (float32), one after the other.
-Levels picture_levels(const PreprocessConfig& config) {
+Levels grey_levels(const PreprocessConfig& config) {
   Levels levels;
   for (size_t c = 0; c < 3; ++c) {
     const auto mean = static_cast<float>(config.mean[c]), std = static_cast<float>(config.std[c]);
     for (size_t v = 0; v < 256; ++v)
       levels[c][v] = (static_cast<float>(static_cast<double>(v) * config.rescale) - mean) / std;
-  }
-  return levels;
-}
-
-// transformers' fused rescale_and_normalize of videos, in float32.
-Levels video_levels(const PreprocessConfig& config) {
-  Levels levels;
-  const auto factor = static_cast<float>(1.0 / config.rescale);
-  for (size_t c = 0; c < 3; ++c) {
-    const float mean = static_cast<float>(config.mean[c]) * factor, std = static_cast<float>(config.std[c]) * factor;
-    for (size_t v = 0; v < 256; ++v) levels[c][v] = (static_cast<float>(v) - mean) / std;
   }
   return levels;
 }
@@ -80,8 +69,9 @@ void write_patch(const uint8_t* rgb, size_t row_bytes, const std::array<std::arr
 
 // Rows in the order (t, h / merge, w / merge, merge_h, merge_w), values (channel, temporal_patch, y, x).
 template <class T>
-void write_patches(std::span<const media::Image* const> frames, const PreprocessConfig& config, const Levels& levels,
+void write_patches(std::span<const media::Image* const> frames, const PreprocessConfig& config,
                    const Patches& patches) {
+  const Levels levels = grey_levels(config);
   std::array<std::array<T, 256>, 3> table;
   for (size_t c = 0; c < 3; ++c)
     for (size_t v = 0; v < 256; ++v) table[c][v] = T(levels[c][v]);
@@ -110,35 +100,6 @@ void write_patches(std::span<const media::Image* const> frames, const Preprocess
   }
 }
 
-Patches patchify(std::span<const media::Image> images, const PreprocessConfig& config, DType dtype,
-                 const Levels& levels) {
-  CHECK(!images.empty(), "no frames");
-  CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "patches as {}", dtype_name(dtype));
-  const int factor = config.patch * config.merge, width = images[0].width, height = images[0].height;
-  CHECK(width > 0 && height > 0 && width % factor == 0 && height % factor == 0, "frame of {}x{}", width, height);
-  std::vector<const media::Image*> frames;
-  for (const media::Image& image : images) {
-    CHECK(image.width == width && image.height == height, "frames of {}x{} and {}x{}", width, height, image.width,
-          image.height);
-    frames.push_back(&image);
-  }
-  while (frames.size() % static_cast<size_t>(config.temporal_patch) != 0) frames.push_back(frames.back());
-
-  Patches patches;
-  patches.grid_t = static_cast<int64_t>(frames.size()) / config.temporal_patch;
-  patches.grid_h = height / config.patch;
-  patches.grid_w = width / config.patch;
-  const int64_t rows = patches.grid_t * patches.grid_h * patches.grid_w;
-  const int64_t columns = int64_t{3} * config.temporal_patch * config.patch * config.patch;
-  patches.buffer = Buffer(static_cast<size_t>(rows * columns) * dtype_size(dtype));
-  patches.pixels = Tensor(patches.buffer.data(), dtype, {rows, columns});
-  if (dtype == DType::kF32)
-    write_patches<float>(frames, config, levels, patches);
-  else
-    write_patches<BFloat16>(frames, config, levels, patches);
-  return patches;
-}
-
 }  // namespace
 
 PreprocessConfig PreprocessConfig::parse(const Json& json, const std::string& origin) {
@@ -154,6 +115,8 @@ PreprocessConfig PreprocessConfig::parse(const Json& json, const std::string& or
   config.max_pixels = whole(json, "max_pixels", config.max_pixels, 1, kMostPixels, origin);
   if (config.max_pixels < config.min_pixels)
     fail("{}: max_pixels {} is less than min_pixels {}", origin, config.max_pixels, config.min_pixels);
+  if (config.max_pixels < config.video_min_pixels) config.video_min_pixels = config.min_pixels;
+  config.video_max_pixels = std::min(config.video_max_pixels, config.max_pixels);
   config.patch = static_cast<int>(whole(json, "patch_size", config.patch, 1, 64, origin));
   config.merge = static_cast<int>(whole(json, "merge_size", config.merge, 1, 8, origin));
   config.temporal_patch = static_cast<int>(whole(json, "temporal_patch_size", config.temporal_patch, 1, 8, origin));
@@ -193,8 +156,32 @@ Size smart_resize(int height, int width, int factor, int64_t min_pixels, int64_t
   return {static_cast<int>(h_bar), static_cast<int>(w_bar)};
 }
 
-Patches patchify(std::span<const media::Image> frames, const PreprocessConfig& config, DType dtype) {
-  return patchify(frames, config, dtype, picture_levels(config));
+Patches patchify(std::span<const media::Image> images, const PreprocessConfig& config, DType dtype) {
+  CHECK(!images.empty(), "no frames");
+  CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "patches as {}", dtype_name(dtype));
+  const int factor = config.patch * config.merge, width = images[0].width, height = images[0].height;
+  CHECK(width > 0 && height > 0 && width % factor == 0 && height % factor == 0, "frame of {}x{}", width, height);
+  std::vector<const media::Image*> frames;
+  for (const media::Image& image : images) {
+    CHECK(image.width == width && image.height == height, "frames of {}x{} and {}x{}", width, height, image.width,
+          image.height);
+    frames.push_back(&image);
+  }
+  while (frames.size() % static_cast<size_t>(config.temporal_patch) != 0) frames.push_back(frames.back());
+
+  Patches patches;
+  patches.grid_t = static_cast<int64_t>(frames.size()) / config.temporal_patch;
+  patches.grid_h = height / config.patch;
+  patches.grid_w = width / config.patch;
+  const int64_t rows = patches.grid_t * patches.grid_h * patches.grid_w;
+  const int64_t columns = int64_t{3} * config.temporal_patch * config.patch * config.patch;
+  patches.buffer = Buffer(static_cast<size_t>(rows * columns) * dtype_size(dtype));
+  patches.pixels = Tensor(patches.buffer.data(), dtype, {rows, columns});
+  if (dtype == DType::kF32)
+    write_patches<float>(frames, config, patches);
+  else
+    write_patches<BFloat16>(frames, config, patches);
+  return patches;
 }
 
 Patches preprocess_image(const media::Image& image, const PreprocessConfig& config, DType dtype,
@@ -214,21 +201,18 @@ Patches preprocess_video(const media::Video& video, const PreprocessConfig& conf
   for (const media::Image& frame : video.frames)
     if (frame.width != width || frame.height != height)
       fail("{}: frames of {}x{} and {}x{} pixels, expected one size", origin, width, height, frame.width, frame.height);
-  const auto share =
-      static_cast<double>(config.video_total_pixels) / static_cast<double>(video.frames.size()) * config.temporal_patch;
-  const double least = std::floor(static_cast<double>(config.video_min_pixels) * 1.05);
-  const double most = std::min(static_cast<double>(config.video_max_pixels), std::max(share, least));
-  const Size size = smart_resize(height, width, config.patch * config.merge, config.video_min_pixels,
-                                 static_cast<int64_t>(most), origin);
-  const Levels levels = video_levels(config);
+  const int64_t share = config.video_total_pixels * config.temporal_patch / static_cast<int64_t>(video.frames.size());
+  const auto least = static_cast<int64_t>(static_cast<double>(config.video_min_pixels) * 1.05);
+  const int64_t most = std::min(config.video_max_pixels, std::max(share, least));
+  const Size size = smart_resize(height, width, config.patch * config.merge, config.video_min_pixels, most, origin);
   Patches patches;
   if (size.width == width && size.height == height) {
-    patches = patchify(video.frames, config, dtype, levels);
+    patches = patchify(video.frames, config, dtype);
   } else {
     std::vector<media::Image> resized;
     for (const media::Image& frame : video.frames)
       resized.push_back(media::resize_bicubic(frame, size.width, size.height));
-    patches = patchify(resized, config, dtype, levels);
+    patches = patchify(resized, config, dtype);
   }
   patches.second_per_grid = config.temporal_patch / video.fps;
   return patches;

@@ -12,7 +12,9 @@ namespace saccade::qwen2_5_vl {
 // class defaults of transformers, which differ in max_pixels.
 struct PreprocessConfig {
   int64_t min_pixels = 56 * 56, max_pixels = int64_t{28} * 28 * 16384;  // area of an image
-  // Area of one frame of a video, and of all sampled frames together: qwen-vl-utils' limits, which no file holds.
+  // Area of one frame of a video, and of all sampled frames together: qwen-vl-utils' limits, which no file holds. A
+  // file lowers video_max_pixels to its max_pixels; if that is below video_min_pixels, min_pixels holds for frames as
+  // well.
   int64_t video_min_pixels = 28 * 28 * 128, video_max_pixels = 28 * 28 * 768;
   int64_t video_total_pixels = 90316800;  // int(128000 tokens * 28 * 28 * 0.9)
   int patch = 14, merge = 2, temporal_patch = 2;
@@ -40,8 +42,8 @@ struct Patches {
   double second_per_grid = 0;                  // video only: temporal_patch / frames per second
 };
 
-// Frames of equal size, already resized to multiples of patch * merge; an odd number repeats the last. Normalised with
-// the image processor's arithmetic.
+// Frames of equal size, already resized to multiples of patch * merge; an odd number repeats the last. Normalised as
+// the Pillow image processor does it, videos as well.
 Patches patchify(std::span<const media::Image> frames, const PreprocessConfig& config, DType dtype);
 
 Patches preprocess_image(const media::Image& image, const PreprocessConfig& config, DType dtype,
