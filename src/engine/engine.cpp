@@ -52,7 +52,8 @@ EngineImpl::EngineImpl(std::unique_ptr<Model> model, const EngineOptions& option
       pool_(options.threads),
       kv_(model_->kv_layout(), plan.context_tokens / kPageTokens),
       scheduler_(kv_, options.max_batch, options.max_batch_tokens),
-      runner_(*model_, kv_, pool_, float_tap(options.on_tap)) {
+      runner_(*model_, kv_, pool_, float_tap(options.on_tap)),
+      samplers_(static_cast<size_t>(pool_.size())) {
   info_.max_context = context_limit(plan, options, info_.max_context);
   stats_.total_pages = stats_.free_pages = kv_.total_pages();
   for (int i = 0; i < kPrepareThreads; ++i) prepare_threads_.emplace_back([this] { prepare_loop(); });
@@ -185,8 +186,7 @@ void EngineImpl::engine_loop() {
   for (;;) {
     {
       std::unique_lock lock(mutex_);
-      engine_wake_.wait(lock,
-                        [&] { return !prepared_.empty() || !scheduler_.idle() || (stop_ && live_.empty()); });
+      engine_wake_.wait(lock, [&] { return !prepared_.empty() || !scheduler_.idle() || (stop_ && live_.empty()); });
       if (stop_ && live_.empty()) return;
     }
     try {
@@ -252,24 +252,52 @@ void EngineImpl::run(std::span<const Chunk> chunks) {
     for (const Chunk& c : chunks) run({&c, 1});
     return;
   }
-  int64_t row = 0;
-  for (const Chunk& c : chunks) {
-    Sequence& s = *c.sequence;
-    if (s.cached < s.length()) continue;
-    const std::span<const float> x{logits.row<float>(row++), static_cast<size_t>(logits.dim(1))};
+  for (Choice& choice : choose(chunks, logits)) {
+    Sequence& s = *choice.sequence;
     try {
-      deliver(s, x);
+      if (!choice.error.empty()) throw Error(choice.error);
+      deliver(s, std::move(choice));
     } catch (...) {
       end_running(s, FinishReason::kError, current_error());
     }
   }
 }
 
-void EngineImpl::deliver(Sequence& s, std::span<const float> logits) {
+std::vector<EngineImpl::Choice> EngineImpl::choose(std::span<const Chunk> chunks, const Tensor& logits) {
+  std::vector<Choice> choices;
+  for (const Chunk& c : chunks)
+    if (c.sequence->cached == c.sequence->length())
+      choices.push_back({.sequence = c.sequence, .logprob = {}, .error = {}});
+
+  const auto count = static_cast<int64_t>(choices.size());
+  const auto choose_one = [&](Sampler& sampler, int64_t i) {
+    Choice& choice = choices[static_cast<size_t>(i)];
+    const Sequence& s = *choice.sequence;
+    const std::span<const float> x{logits.row<float>(i), static_cast<size_t>(logits.dim(1))};
+    try {
+      choice.id = sampler.sample(x, s.sampling, s.seen, static_cast<uint64_t>(s.length()));
+      const int alternatives = s.request.sampling.logprobs;
+      if (alternatives >= 0) choice.logprob = token_logprob(x, choice.id, alternatives);
+    } catch (...) {
+      choice.error = current_error();
+    }
+  };
+  if (count == 1) {
+    choose_one(samplers_[0], 0);
+  } else if (count > 1) {
+    std::atomic<int64_t> next{0};
+    pool_.run([&](int worker) {
+      for (int64_t i = next++; i < count; i = next++) choose_one(samplers_[static_cast<size_t>(worker)], i);
+    });
+  }
+  return choices;
+}
+
+void EngineImpl::deliver(Sequence& s, Choice choice) {
   const SamplingParams& params = s.request.sampling;
+  const int32_t id = choice.id;
   Result& r = s.result;
-  const int32_t id = sampler_.sample(logits, s.sampling, s.seen, static_cast<uint64_t>(s.length()));
-  if (params.logprobs >= 0) r.logprobs.push_back(token_logprob(logits, id, params.logprobs));
+  if (choice.logprob) r.logprobs.push_back(std::move(*choice.logprob));
   if (s.sampling.repetition_penalty != 1) s.seen.add(id);
   r.token_ids.push_back(id);
   s.last_token = Clock::now();

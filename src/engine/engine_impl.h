@@ -38,6 +38,14 @@ class EngineImpl final : public Engine {
   Stats stats() const;  // thread-safe
 
  private:
+  // The token after a sequence's last.
+  struct Choice {
+    Sequence* sequence = nullptr;
+    int32_t id = 0;
+    std::optional<TokenLogprob> logprob;
+    std::string error;  // not empty when no token could be chosen
+  };
+
   void prepare_loop();
   void prepare(Sequence& s) const;
 
@@ -45,7 +53,8 @@ class EngineImpl final : public Engine {
   void step();
   void take_prepared();
   void run(std::span<const Chunk> chunks);
-  void deliver(Sequence& s, std::span<const float> logits);
+  std::vector<Choice> choose(std::span<const Chunk> chunks, const Tensor& logits);
+  void deliver(Sequence& s, Choice choice);
   void end_running(Sequence& s, FinishReason reason, std::string error = {});
   void end(SequencePtr s, FinishReason reason, std::string error = {});
   void leave_queue(Sequence& s);  // mutex_ held
@@ -59,7 +68,7 @@ class EngineImpl final : public Engine {
   KvCache kv_;
   Scheduler scheduler_;
   Runner runner_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one for each thread of the pool
 
   mutable std::mutex mutex_;
   std::condition_variable engine_wake_, prepare_wake_;

@@ -11,7 +11,7 @@ namespace saccade {
 namespace {
 
 constexpr int64_t kMaxPages = std::numeric_limits<int32_t>::max() / kPageTokens;  // slots are I32
-constexpr size_t kAssumedMemory = size_t{8} << 30;  // where the system does not tell
+constexpr size_t kAssumedMemory = size_t{8} << 30;                                // where the system does not tell
 constexpr int kMaxBatch = 4096, kMaxBatchTokens = 1 << 20, kMaxThreads = 4096;
 
 double gib(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
@@ -53,9 +53,11 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineOptions& options, s
   int64_t pages = std::min(sequence_pages * options.max_batch, affordable);
   if (options.kv_bytes > 0) {
     pages = static_cast<int64_t>(std::min<uint64_t>(options.kv_bytes / *page, kMaxPages));
-    if (pages == 0) fail("kv_bytes: a page of {} tokens takes {} bytes, found {}", kPageTokens, *page, options.kv_bytes);
+    if (pages == 0)
+      fail("kv_bytes: a page of {} tokens takes {} bytes, found {}", kPageTokens, *page, options.kv_bytes);
     if (options.kv_bytes > left)
-      fail("kv_bytes: {:.2f} GiB are left beside weights and workspace, found {:.2f}", gib(left), gib(options.kv_bytes));
+      fail("kv_bytes: {:.2f} GiB are left beside weights and workspace, found {:.2f}", gib(left),
+           gib(options.kv_bytes));
   }
   if (pages == 0)
     fail("the model does not fit: {:.2f} GiB are left for the KV cache, a page of {} tokens takes {:.2f}", gib(left),

@@ -17,8 +17,8 @@ struct MemoryNeeds {
   KvLayout kv;
 };
 
-// The KV cache is options.kv_bytes when given. Otherwise it holds max_batch sequences of the whole context, but takes at
-// most half of the memory that weights, workspace and vision leave (mapped weights claim at most half of all memory:
+// The KV cache is options.kv_bytes when given. Otherwise it holds max_batch sequences of the whole context, but takes
+// at most half of the memory that weights, workspace and vision leave (mapped weights claim at most half of all memory:
 // the rest can be read again). Pages are touched only when used. Throws Error when nothing useful fits, or when less
 // fits than options.max_context asks for.
 MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineOptions& options, size_t available);

@@ -14,6 +14,7 @@ namespace {
 constexpr size_t kMaxStops = 16, kMaxStopBytes = 1024;
 constexpr int kMaxLogprobs = 20;
 constexpr float kMaxTemperature = 100;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 bool is_utf8(std::string_view s) {
   for (size_t i = 0; i < s.size();) {
@@ -33,20 +34,82 @@ bool is_utf8(std::string_view s) {
   return true;
 }
 
-// Index of the largest value, the lowest of equals.
+// Largest value and its lowest index. Lanes let the compiler use vectors; NaN and +infinity throw, as does nothing but
+// -infinity.
 size_t argmax(std::span<const float> x) {
-  size_t best = 0;
-  for (size_t i = 1; i < x.size(); ++i) best = x[i] > x[best] ? i : best;
-  return best;
+  constexpr size_t kLanes = 16;
+  std::array<float, kLanes> most;
+  std::array<uint32_t, kLanes> bad{};
+  most.fill(-kInfinity);
+  const auto take = [&](size_t lane, float v) {
+    most[lane] = v > most[lane] ? v : most[lane];
+    bad[lane] |= !(v < kInfinity);
+  };
+  size_t i = 0;
+  for (; i + kLanes <= x.size(); i += kLanes)
+    for (size_t lane = 0; lane < kLanes; ++lane) take(lane, x[i + lane]);
+  for (; i < x.size(); ++i) take(0, x[i]);
+  const float max = *std::max_element(most.begin(), most.end());
+  if (max == -kInfinity || std::any_of(bad.begin(), bad.end(), [](uint32_t b) { return b != 0; }))
+    fail("the model's logits are not finite");
+  return static_cast<size_t>(std::find(x.begin(), x.end(), max) - x.begin());
 }
 
-void check_finite(std::span<const float> x) {
-  bool any = false, bad = false;
-  for (const float v : x) {
-    bad |= !(v < std::numeric_limits<float>::infinity());  // NaN or +inf
-    any |= v > -std::numeric_limits<float>::infinity();
+bool ranks_before(const Sampler::Candidate& a, const Sampler::Candidate& b) {
+  return a.x > b.x || (a.x == b.x && a.id < b.id);
+}
+
+double mass_of(std::span<const Sampler::Candidate> c) {
+  return std::accumulate(c.begin(), c.end(), 0.0, [](double sum, const auto& each) { return sum + each.w; });
+}
+
+// The k-th largest value, 1 <= k <= size. The k-th largest of the maxima of blocks bounds it from below, so one pass
+// leaves few values to select from.
+float kth_largest(std::span<const float> x, size_t k, std::vector<float>& scratch) {
+  constexpr size_t kBlock = 32;
+  float bound = -kInfinity;
+  const auto select = [&] {
+    std::nth_element(scratch.begin(), scratch.begin() + static_cast<std::ptrdiff_t>(k) - 1, scratch.end(),
+                     std::greater<>());
+    return scratch[k - 1];
+  };
+  scratch.clear();
+  for (size_t i = 0; i < x.size(); i += kBlock) {
+    float most = x[i];
+    for (const float v : x.subspan(i, std::min(kBlock, x.size() - i))) most = v > most ? v : most;
+    scratch.push_back(most);
   }
-  if (bad || !any) fail("the model's logits are not finite");
+  if (k <= scratch.size()) bound = select();
+  scratch.clear();
+  for (const float v : x)
+    if (v >= bound) scratch.push_back(v);
+  return select();
+}
+
+// The last candidate, by rank, that has less than `limit` of mass before it: quickselect by mass, so that only the
+// neighbourhood of the border is ever sorted. Shuffles `candidates`.
+Sampler::Candidate nucleus_border(std::span<Sampler::Candidate> candidates, double limit) {
+  auto low = candidates.begin(), high = candidates.end();  // the border lies in [low, high)
+  double before = 0;                                       // mass of [begin, low)
+  while (high - low > 32) {
+    const Sampler::Candidate pivot = low[(high - low) / 2];
+    auto middle = std::partition(low, high, [&](const auto& c) { return ranks_before(c, pivot); });
+    if (middle == low) {  // the pivot leads
+      std::iter_swap(low, std::find_if(low, high, [&](const auto& c) { return c.id == pivot.id; }));
+      ++middle;
+    }
+    const double mass = mass_of({low, middle});
+    if (before + mass < limit) {
+      before += mass;
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  std::sort(low, high, ranks_before);
+  auto border = low;
+  for (before += low->w; border + 1 != high && before < limit; before += border->w) ++border;
+  return *border;
 }
 
 }  // namespace
@@ -112,56 +175,33 @@ std::span<const Sampler::Candidate> Sampler::candidates(std::span<const float> l
                                                         const TokenSet& seen) {
   const std::span<const float> x = penalise(logits, s, seen);
   const float max = x[argmax(x)];
-
-  float threshold = -std::numeric_limits<float>::infinity();
-  if (s.top_k > 0 && static_cast<size_t>(s.top_k) < x.size()) {
-    scratch_.assign(x.begin(), x.end());
-    const auto kth = scratch_.begin() + s.top_k - 1;
-    std::nth_element(scratch_.begin(), kth, scratch_.end(), std::greater<>());
-    threshold = *kth;
-  }
+  float threshold = -kInfinity;
+  if (s.top_k > 0 && static_cast<size_t>(s.top_k) < x.size())
+    threshold = kth_largest(x, static_cast<size_t>(s.top_k), scratch_);
   candidates_.clear();
-  double mass = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     if (x[i] < threshold) continue;
     // In double and after the difference, so that the smallest temperature cannot overflow.
     const double w = std::exp((static_cast<double>(x[i]) - max) / s.temperature);
     candidates_.push_back({static_cast<int32_t>(i), x[i], w});
-    mass += w;
   }
-
   if (s.top_p < 1) {
-    // Ranks only as far as the nucleus reaches: selects and sorts the next few until the mass is there.
-    const auto before = [](const Candidate& a, const Candidate& b) { return a.x > b.x || (a.x == b.x && a.id < b.id); };
-    const double limit = static_cast<double>(s.top_p) * mass;
-    const auto begin = candidates_.begin();
-    double ranked_mass = 0;
-    std::ptrdiff_t ranked = 0, kept = 0, step = 64;
-    const auto count = static_cast<std::ptrdiff_t>(candidates_.size());
-    while (kept == ranked && ranked < count) {
-      const std::ptrdiff_t end = std::min(ranked + step, count);
-      if (end < count) std::nth_element(begin + ranked, begin + end, candidates_.end(), before);
-      std::sort(begin + ranked, begin + end, before);
-      for (ranked = end; kept < end && ranked_mass < limit; ++kept)
-        ranked_mass += candidates_[static_cast<size_t>(kept)].w;
-      step *= 4;
-    }
-    candidates_.resize(static_cast<size_t>(kept));
-    std::sort(candidates_.begin(), candidates_.end(),
-              [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+    // All that are lighter than this weigh together less than 1 - top_p, so none of them is reached.
+    const double mass = mass_of(candidates_), top_p = s.top_p;
+    const double negligible = (1 - top_p) * mass / (2 * static_cast<double>(candidates_.size()));
+    std::erase_if(candidates_, [&](const Candidate& c) { return c.w < negligible; });
+    ranked_ = candidates_;
+    const Candidate border = nucleus_border(ranked_, top_p * mass);
+    std::erase_if(candidates_, [&](const Candidate& c) { return ranks_before(border, c); });
   }
   if (s.min_p > 0) std::erase_if(candidates_, [&](const Candidate& c) { return c.w < static_cast<double>(s.min_p); });
   return candidates_;
 }
 
 int32_t Sampler::sample(std::span<const float> logits, const Sampling& s, const TokenSet& seen, uint64_t position) {
-  check_finite(logits);
   if (s.temperature == 0) return static_cast<int32_t>(argmax(penalise(logits, s, seen)));
-
   const std::span<const Candidate> kept = candidates(logits, s, seen);
-  const double mass =
-      std::accumulate(kept.begin(), kept.end(), 0.0, [](double sum, const Candidate& c) { return sum + c.w; });
-  const double target = uniform(s.seed, position) * mass;
+  const double target = uniform(s.seed, position) * mass_of(kept);
   double sum = 0;
   for (const Candidate& c : kept) {
     sum += c.w;

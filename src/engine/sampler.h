@@ -55,17 +55,18 @@ class Sampler {
   // Throws Error when a logit is NaN or +infinity, or all are -infinity.
   int32_t sample(std::span<const float> logits, const Sampling& s, const TokenSet& seen, uint64_t position);
 
-  // What a draw may yield, by ascending id; for temperature > 0. Valid until the next call.
+  // What a draw may yield, by ascending id; for temperature > 0. Throws likewise. Valid until the next call.
   std::span<const Candidate> candidates(std::span<const float> logits, const Sampling& s, const TokenSet& seen);
 
  private:
   std::span<const float> penalise(std::span<const float> logits, const Sampling& s, const TokenSet& seen);
 
   std::vector<float> penalised_, scratch_;
-  std::vector<Candidate> candidates_;
+  std::vector<Candidate> candidates_, ranked_;
 };
 
-// log softmax of the logits as they come from the model, of `id` and of the `top` most likely tokens.
+// log softmax of the logits as they come from the model (finite, as sample() checks), of `id` and of the `top` most
+// likely tokens.
 TokenLogprob token_logprob(std::span<const float> logits, int32_t id, int top);
 
 }  // namespace saccade

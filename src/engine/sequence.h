@@ -38,7 +38,7 @@ struct Sequence {
   int64_t max_new_tokens = 0;  // max_tokens, or as many as the context leaves
 
   KvCache::Lease pages;
-  int64_t cached = 0;              // tokens whose keys and values are in the cache
+  int64_t cached = 0;                 // tokens whose keys and values are in the cache
   std::vector<int64_t> media_tokens;  // of media[i]
   std::vector<Buffer> embeddings;     // of media[i], from its encoding until its last token is prefilled
   int64_t embedding_width = 0;
