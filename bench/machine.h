@@ -8,21 +8,15 @@
 
 namespace saccade::bench {
 
-// Best time of `rounds` calls after one to warm up, in seconds.
 template <class Fn>
-double best_seconds(int rounds, Fn fn) {
-  double best = 1e9;
-  for (int i = 0; i <= rounds; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    fn();
-    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
-    if (i > 0 && passed.count() < best) best = passed.count();
-  }
-  return best;
+double seconds(Fn fn) {
+  const auto begin = std::chrono::steady_clock::now();
+  fn();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-// Bytes per second that all workers together read from `bytes` of memory at `data`, each its own contiguous share.
-double read_bandwidth(ThreadPool& pool, const std::byte* data, size_t bytes);
+// Seconds of one read of `bytes` at `data` by all workers together, each its own contiguous share.
+double read_seconds(ThreadPool& pool, const std::byte* data, size_t bytes);
 
 struct Peak {
   const char* instruction;

@@ -1,9 +1,12 @@
 // Times the ops on the shapes of real models and prints each against the bound measured in the same run: memory
 // bandwidth for few rows, multiply-add peak for many.
 //   ops_bench [THREADS] [SECTION ...]   sections: decode prefill attention rows (all when none is named)
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -23,40 +26,75 @@ void fill(const Tensor& x, uint32_t seed) {
   }
 }
 
+// Memory as a mapped checkpoint has it: small pages.
+class Pages {
+ public:
+  explicit Pages(size_t bytes) : bytes_(bytes) {
+    void* p = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(p != MAP_FAILED);
+    ::madvise(p, bytes, MADV_NOHUGEPAGE);
+    data_ = static_cast<std::byte*>(p);
+    std::memset(data_, 0, bytes);
+  }
+  ~Pages() { ::munmap(data_, bytes_); }
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+  std::byte* data() const { return data_; }
+  size_t size() const { return bytes_; }
+
+ private:
+  std::byte* data_;
+  size_t bytes_;
+};
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
 struct Bench {
   ThreadPool pool;
   Arena arena;
-  double bandwidth = 0;
+  Pages memory;  // for the bandwidth
   Peak peak{};
 
-  explicit Bench(int threads) : pool(threads) {}
+  explicit Bench(int threads) : pool(threads), memory(size_t{128} << 20), peak(compute_peak(pool)) {}
 
-  void report(const std::string& what, double seconds, double bytes, double flops) {
-    const double of_bandwidth = bytes / seconds / bandwidth, of_peak = flops / seconds / peak.bf16_flops;
-    fmt::print("{:<44} {:>9.3f} ms {:>8.1f} GB/s ({:>5.1f}%) {:>8.1f} GFLOP/s ({:>5.1f}%)\n", what, seconds * 1e3,
-               bytes / seconds / 1e9, of_bandwidth * 100, flops / seconds / 1e9, of_peak * 100);
-  }
+  double bandwidth() { return static_cast<double>(memory.size()) / read_seconds(pool, memory.data(), memory.size()); }
 
-  double time(const std::function<void(const Ctx&)>& op, int rounds = 7) {
-    return best_seconds(rounds, [&] {
+  // Times op, and the bandwidth and peak between its calls, since a shared machine drifts; medians of all.
+  void run(const std::string& what, double bytes, double flops, const std::function<void(const Ctx&)>& op,
+           int rounds = 9) {
+    std::vector<double> times, bandwidths;
+    for (int i = -1; i < rounds; ++i) {
       arena.reset();
-      op(Ctx{pool, arena});
-    });
+      const double t = seconds([&] { op(Ctx{pool, arena}); });
+      if (i < 0) continue;
+      times.push_back(t);
+      bandwidths.push_back(bandwidth());
+    }
+    const double t = median(times), b = median(bandwidths);
+    fmt::print("{:<40} {:>9.3f} ms {:>7.1f} GB/s ({:>5.1f}% of {:>5.1f}) {:>8.1f} GFLOP/s ({:>5.1f}%)\n", what, t * 1e3,
+               bytes / t / 1e9, bytes / t / b * 100, b / 1e9, flops / t / 1e9, flops / t / peak.bf16_flops * 100);
   }
 };
 
 // Weights so large that no cache holds them from one call to the next: calls walk through copies.
 struct Copies {
-  Buffer buffer;
+  static int64_t total(const std::vector<int64_t>& rows) {
+    return std::accumulate(rows.begin(), rows.end(), int64_t{0});
+  }
+
+  const size_t bytes, copies;
+  Pages buffer;
   std::vector<Weight> weights;
   size_t next = 0;
 
-  Copies(const std::vector<int64_t>& rows, int64_t k, size_t at_least) {
-    int64_t n = 0;
-    for (const int64_t r : rows) n += r;
-    const auto bytes = static_cast<size_t>(n * k) * 2;
-    const size_t copies = std::max<size_t>(1, at_least / bytes);
-    buffer = Buffer(copies * bytes);
+  Copies(const std::vector<int64_t>& rows, int64_t k, size_t at_least)
+      : bytes(static_cast<size_t>(total(rows) * k) * 2),
+        copies(std::max<size_t>(1, at_least / bytes)),
+        buffer(copies * bytes) {
+    const int64_t n = total(rows);
     fill(Tensor(buffer.data(), DType::kBF16, {n, k}), 1);
     for (size_t c = 0; c < copies; ++c) {
       if (c > 0) std::memcpy(buffer.data() + c * bytes, buffer.data(), bytes);
@@ -78,25 +116,20 @@ void linears(Bench& b, const std::vector<int64_t>& batches, size_t at_least) {
     std::vector<int64_t> rows;
     int64_t k;
   };
-  const std::vector<Shape> shapes = {{"qkv", {2048, 256, 256}, 2048},
-                                     {"o", {2048}, 2048},
-                                     {"gate|up silu", {11008, 11008}, 2048},
-                                     {"down", {2048}, 11008},
-                                     {"vision qkv", {3840}, 1280},
-                                     {"vision gate|up silu", {3420, 3420}, 1280},
-                                     {"vision down", {1280}, 3420},
-                                     {"logits", {151936}, 2048}};
+  const std::vector<Shape> shapes = {
+      {"qkv", {2048, 256, 256}, 2048}, {"o", {2048}, 2048},          {"gate|up silu", {11008, 11008}, 2048},
+      {"down", {2048}, 11008},         {"vision qkv", {3840}, 1280}, {"vision gate|up silu", {3420, 3420}, 1280},
+      {"vision down", {1280}, 3420},   {"logits", {151936}, 2048}};
   for (const Shape& s : shapes) {
     const bool is_logits = s.rows[0] > 100000;
     Copies copies(s.rows, s.k, at_least);
-    int64_t n = 0;
-    for (const int64_t r : s.rows) n += r;
+    const int64_t n = Copies::total(s.rows);
     for (const int64_t t : batches) {
       if (is_logits && t > 8) continue;
       Buffer x_buffer(static_cast<size_t>(t * s.k) * 2);
       const Tensor x(x_buffer.data(), DType::kBF16, {t, s.k});
       fill(x, 2);
-      const double seconds = b.time([&](const Ctx& c) {
+      const auto op = [&](const Ctx& c) {
         if (is_logits) {
           ops::logits(c, x, copies.take());
         } else if (s.rows.size() == 2) {
@@ -104,9 +137,9 @@ void linears(Bench& b, const std::vector<int64_t>& batches, size_t at_least) {
         } else {
           ops::linear(c, x, copies.take());
         }
-      });
-      b.report(fmt::format("{} T={} N={} K={}", s.name, t, n, s.k), seconds, static_cast<double>(n * s.k * 2),
-               2.0 * static_cast<double>(t * n * s.k));
+      };
+      b.run(fmt::format("{} T={} N={} K={}", s.name, t, n, s.k), static_cast<double>(n * s.k * 2),
+            2.0 * static_cast<double>(t * n * s.k), op);
     }
   }
 }
@@ -118,15 +151,8 @@ int run(int argc, char** argv) {
     return std::any_of(argv + 2, argv + argc, [&](const char* arg) { return std::strcmp(arg, section) == 0; });
   };
   Bench b(threads);
-  {
-    Buffer buffer(size_t{512} << 20);
-    std::memset(buffer.data(), 0, buffer.size());
-    b.bandwidth = read_bandwidth(b.pool, buffer.data(), buffer.size());
-  }
-  b.peak = compute_peak(b.pool);
-  fmt::print("{} threads, {}; read {:.1f} GB/s; {} peak {:.0f} GFLOP/s, f32 {:.0f} GFLOP/s\n", b.pool.size(),
-             cpu::kernels().name, b.bandwidth / 1e9, b.peak.instruction, b.peak.bf16_flops / 1e9,
-             b.peak.f32_flops / 1e9);
+  fmt::print("{} threads, {}; {} peak {:.0f} GFLOP/s, f32 {:.0f} GFLOP/s\n", b.pool.size(), cpu::kernels().name,
+             b.peak.instruction, b.peak.bf16_flops / 1e9, b.peak.f32_flops / 1e9);
   if (wants("decode")) linears(b, {1, 2, 4, 8}, size_t{160} << 20);
   if (wants("prefill")) linears(b, {128, 512}, size_t{64} << 20);
   return 0;

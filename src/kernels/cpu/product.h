@@ -144,7 +144,7 @@ void multiply(const MultiplyArgs& a) {
       const int64_t rows = a.t - i < kTileX ? a.t - i : kTileX;
       const auto* panel = x + i * steps * P::kStep;
       float* out = a.out + i * a.ldo + j;
-      if (i == 0) {
+      if (i == 0 && a.t > 2 * kTileX) {  // with few rows the hardware's own streams do better
         multiply_rows<P, 4, true>(rows, panel, w, next, a, out);
       } else {
         multiply_rows<P, 4, false>(rows, panel, w, next, a, out);
