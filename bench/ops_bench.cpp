@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -144,6 +145,86 @@ void linears(Bench& b, const std::vector<int64_t>& batches, size_t at_least) {
   }
 }
 
+// Attention of the vision tower: windows of 64 rows, and all rows of a picture.
+void segments(Bench& b) {
+  const int64_t p = 3904, heads = 16, dim = 80;
+  Buffer buffer(static_cast<size_t>(p * 3 * heads * dim) * 2);
+  const Tensor qkv(buffer.data(), DType::kBF16, {p, 3, heads, dim});
+  fill(qkv, 3);
+  for (const int64_t size : {int64_t{64}, p}) {
+    std::vector<int32_t> ends;
+    for (int64_t end = 0; end <= p; end += size) ends.push_back(static_cast<int32_t>(end));
+    const Tensor cu_seqlens(ends.data(), DType::kI32, {static_cast<int64_t>(ends.size())});
+    b.run(
+        fmt::format("segments of {} P={} H={} Dh={}", size, p, heads, dim), static_cast<double>(qkv.bytes()),
+        4.0 * static_cast<double>(p * size * heads * dim),
+        [&](const Ctx& c) { ops::segment_attention(c, qkv, cu_seqlens, 0.11F); }, 5);
+  }
+}
+
+// Attention over the cache of Qwen2.5-VL-3B: one row or a chunk of each sequence.
+void paged(Bench& b) {
+  const int64_t heads = 16, kv_heads = 2, dim = 128;
+  for (const auto& [sequences, length, rows] :
+       std::vector<std::array<int64_t, 3>>{{1, 512, 1}, {1, 8192, 1}, {8, 2048, 1}, {1, 512, 512}, {1, 2048, 512}}) {
+    const int64_t pages = sequences * length / kPageTokens;
+    // Layers enough that none stays in cache from one call to the next.
+    const int64_t layers = std::max<int64_t>(1, (int64_t{128} << 20) / (pages * 2 * kv_heads * kPageTokens * dim * 2));
+    Buffer cache(static_cast<size_t>(layers * pages * 2 * kv_heads * kPageTokens * dim) * 2);
+    const Tensor kv_layers(cache.data(), DType::kBF16, {layers, pages * 2 * kv_heads * kPageTokens * dim});
+    fill(kv_layers.slice(0, 1), 4);
+    for (int64_t l = 1; l < layers; ++l) std::memcpy(kv_layers[l].data, kv_layers.data, kv_layers[l].bytes());
+    Buffer q_buffer(static_cast<size_t>(sequences * rows * heads * dim) * 2);
+    const Tensor q(q_buffer.data(), DType::kBF16, {sequences * rows, heads, dim});
+    fill(q, 5);
+    std::vector<int32_t> offsets, lens, table;
+    for (int64_t s = 0; s <= sequences; ++s) offsets.push_back(static_cast<int32_t>(s * rows));
+    for (int64_t s = 0; s < sequences; ++s) lens.push_back(static_cast<int32_t>(length));
+    for (int64_t i = 0; i < pages; ++i) table.push_back(static_cast<int32_t>(i));
+    PagedKv kv;
+    kv.q_offsets = Tensor(offsets.data(), DType::kI32, {sequences + 1});
+    kv.kv_lens = Tensor(lens.data(), DType::kI32, {sequences});
+    kv.page_table = Tensor(table.data(), DType::kI32, {sequences, pages / sequences});
+    int64_t layer = 0;
+    const double pairs = static_cast<double>(sequences) *
+                         (static_cast<double>(rows * (length - rows)) + 0.5 * static_cast<double>(rows * (rows + 1)));
+    b.run(fmt::format("paged B={} S={} rows={}", sequences, length, rows), static_cast<double>(kv_layers[0].bytes()),
+          4.0 * pairs * static_cast<double>(heads * dim), [&](const Ctx& c) {
+            const Tensor one = kv_layers[layer++ % layers].reshaped({pages, 2, kv_heads, kPageTokens, dim});
+            ops::paged_attention(c, q, one, kv, 0.09F);
+          });
+  }
+}
+
+// What surrounds the products, for one row and for many.
+void rows(Bench& b) {
+  const int64_t d = 2048, heads = 16, kv_heads = 2, dim = 128;
+  for (const int64_t t : {1, 128}) {
+    Buffer memory(static_cast<size_t>(t * 16 * d) * 2 + static_cast<size_t>(d) * 2);
+    const Tensor x(memory.data(), DType::kBF16, {t, d});
+    const Tensor w(memory.data() + x.bytes(), DType::kBF16, {d});
+    fill(x, 6);
+    fill(w, 7);
+    const auto bytes = static_cast<double>(2 * x.bytes());
+    b.run(fmt::format("rms_norm T={} D={}", t, d), bytes, 0, [&](const Ctx& c) { ops::rms_norm(c, x, w, 1e-6F); });
+    b.run(fmt::format("gelu T={} D={}", t, d), bytes, 0, [&](const Ctx& c) { ops::gelu(c, x); });
+    const std::vector<int32_t> numbers(static_cast<size_t>(3 * t), 77);
+    const Tensor positions(numbers.data(), DType::kI32, {3, t}), slots(numbers.data(), DType::kI32, {t});
+    const std::array<int64_t, 3> sections = {16, 24, 24};
+    Arena kept;
+    const Tensor table = ops::mrope_table(Ctx{b.pool, kept}, positions, sections, 1e6, dim, DType::kBF16);
+    b.run(fmt::format("mrope_table T={}", t), static_cast<double>(table.bytes()), 0,
+          [&](const Ctx& c) { ops::mrope_table(c, positions, sections, 1e6, dim, DType::kBF16); });
+    const Tensor qkv = kept.tensor(DType::kBF16, {t, (heads + 2 * kv_heads) * dim});
+    fill(qkv, 8);
+    const Tensor layer = kept.tensor(DType::kBF16, {2, 2, kv_heads, kPageTokens, dim});
+    PagedKv kv;
+    kv.slots = slots;
+    b.run(fmt::format("qkv_rope_append T={}", t), static_cast<double>(2 * qkv.bytes()), 0,
+          [&](const Ctx& c) { ops::qkv_rope_append(c, qkv, table, layer, kv, heads, kv_heads); });
+  }
+}
+
 int run(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 0;
   const auto wants = [&](const char* section) {
@@ -155,6 +236,11 @@ int run(int argc, char** argv) {
              b.peak.instruction, b.peak.bf16_flops / 1e9, b.peak.f32_flops / 1e9);
   if (wants("decode")) linears(b, {1, 2, 4, 8}, size_t{160} << 20);
   if (wants("prefill")) linears(b, {128, 512}, size_t{64} << 20);
+  if (wants("attention")) {
+    segments(b);
+    paged(b);
+  }
+  if (wants("rows")) rows(b);
   return 0;
 }
 

@@ -1,67 +1,176 @@
+// Attention is cut into tasks of up to kQueryBlock queries that share their keys: rows of one sequence times the heads
+// of one kv group. When there are too few tasks for the threads, as in decoding, each task is cut again along its keys.
 #include "kernels/cpu/attention.h"
 
-#include <vector>
+#include <algorithm>
 
-#include "kernels/cpu/reference.h"
+#include "kernels/cpu/items.h"
+#include "kernels/cpu/kernels.h"
 
 namespace saccade::cpu {
 namespace {
 
-namespace ref = reference;
+constexpr size_t kMostPartialBytes = size_t{64} << 20;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Tasks with everything but a workspace.
+struct Tasks {
+  AttendArgs* args;
+  int64_t count = 0;
+  int64_t work = 0;  // multiply-adds
+
+  Tasks(Arena& scratch, int64_t most) : args(allocate(scratch, most)) {}
+  static AttendArgs* allocate(Arena& scratch, int64_t n) {
+    return static_cast<AttendArgs*>(scratch.allocate(static_cast<size_t>(n) * sizeof(AttendArgs)));
+  }
+  void add(const AttendArgs& task) {
+    args[count++] = task;
+    work += 2 * task.rows * task.group * (task.keys - task.begin) * task.dim;
+  }
+};
 
 template <class T>
-void paged(ThreadPool& pool, const Tensor& q, const Tensor& kv_layer, const PagedIndex& index, float scale,
-           const Tensor& y) {
-  const int64_t heads = q.dim(1), dim = q.dim(2), group = heads / kv_layer.dim(2), page_tokens = kv_layer.dim(3);
+void run(ThreadPool& pool, Arena& scratch, const Tasks& tasks, int64_t dim) {
+  const int64_t size = attend_workspace(dim);
+  auto* workspace = static_cast<float*>(scratch.allocate(static_cast<size_t>(pool.size() * size) * sizeof(float)));
+  const auto attend = kernels().of<T>().attend;
+  for_items(pool, tasks.count, tasks.work <= kAlone, [&](int worker, int64_t item) {
+    AttendArgs& args = tasks.args[tasks.count - 1 - item];  // causal tasks grow: the longest first
+    args.workspace = workspace + worker * size;
+    attend(args);
+  });
+}
+
+// Runs tasks span by span, then merges.
+template <class T>
+void run_split(ThreadPool& pool, Arena& scratch, const Tasks& tasks, int64_t spans, int64_t floats, int64_t dim) {
+  auto* partial = static_cast<float*>(scratch.allocate(static_cast<size_t>(floats) * sizeof(float)));
+  Tasks pieces(scratch, spans);
+  for (int64_t i = 0; i < tasks.count; ++i) {
+    AttendArgs& task = tasks.args[i];
+    task.partial = partial;
+    AttendArgs piece = task;
+    for (int64_t begin = 0; begin < task.keys; begin += kKeySpan) {
+      piece.begin = begin;
+      piece.keys = std::min(task.keys, begin + kKeySpan);
+      piece.partial = partial;
+      pieces.add(piece);
+      partial += task.rows * task.group * (dim + 2);
+    }
+  }
+  run<T>(pool, scratch, pieces, dim);
+  const auto merge = kernels().of<T>().merge;
+  for_items(pool, tasks.count, floats <= kAlone, [&](int, int64_t item) {
+    const AttendArgs& task = tasks.args[item];
+    const int64_t queries = task.rows * task.group;
+    for (int64_t i = 0; i < queries; ++i) {
+      T* y = static_cast<T*>(task.y) + i / task.group * task.y_stride + i % task.group * dim;
+      merge(task.partial + i * (dim + 2), ceil_div(task.keys, kKeySpan), queries * (dim + 2), dim, y);
+    }
+  });
+}
+
+template <class T>
+void paged(ThreadPool& pool, Arena& scratch, const Tensor& q, const Tensor& kv_layer, const PagedIndex& index,
+           float scale, const Tensor& y) {
+  static_assert(kKeyBlock == 64, "a block of keys is a page");
+  const int64_t heads = q.dim(1), dim = q.dim(2), kv_heads = kv_layer.dim(2), group = heads / kv_heads;
+  const int64_t most_heads = std::min(group, kQueryBlock), most_rows = kQueryBlock / most_heads;
   const auto* q_offsets = index.q_offsets.as<int32_t>();
-  for (int64_t b = 0; b < index.kv_lens.dim(0); ++b) {
+  const int64_t sequences = index.kv_lens.dim(0);
+
+  int64_t most = 0;
+  for (int64_t b = 0; b < sequences; ++b) {
+    most += ceil_div(q_offsets[b + 1] - q_offsets[b], most_rows) * ceil_div(group, most_heads) * kv_heads;
+  }
+  if (most == 0) return;
+  const auto scope = scratch.scope();
+  Tasks tasks(scratch, most);
+  int64_t spans = 0, floats = 0;
+  for (int64_t b = 0; b < sequences; ++b) {
     const int64_t first = q_offsets[b], rows = q_offsets[b + 1] - first;
     const int64_t before = index.kv_lens.as<int32_t>()[b] - rows;
-    const auto* pages = index.page_table.row<int32_t>(b);
-    pool.parallel_for(rows * heads, 1, [&](int64_t begin, int64_t end) {
-      std::vector<float> scores(static_cast<size_t>(before + rows));
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t i = item / heads, h = item % heads;
-        const auto key = [&](int64_t j) {
-          return kv_layer.row<T>(pages[j / page_tokens]) + h / group * kv_layer.stride[2] + j % page_tokens * dim;
-        };
-        const auto value = [&](int64_t j) { return key(j) + kv_layer.stride[1]; };
-        ref::attend(q.row<T>(first + i) + h * dim, key, value, before + i + 1, dim, scale, scores.data(),
-                    y.row<T>(first + i) + h * dim);
+    for (int64_t r = 0; r < rows; r += most_rows) {
+      for (int64_t h = 0; h < heads; h += std::min(most_heads, group - h % group)) {
+        AttendArgs task{};
+        task.q = q.row<T>(first + r) + h * dim;
+        task.y = y.row<T>(first + r) + h * dim;
+        task.q_stride = task.y_stride = heads * dim;
+        task.rows = std::min(most_rows, rows - r);
+        task.group = std::min(most_heads, group - h % group);
+        task.k = kv_layer.as<T>() + h / group * kv_layer.stride[2];
+        task.v = static_cast<const T*>(task.k) + kv_layer.stride[1];
+        task.blocks = index.page_table.row<int32_t>(b);
+        task.block_stride = kv_layer.stride[0];
+        task.token_stride = dim;
+        task.keys = before + r + task.rows;
+        task.visible = before + r + 1;
+        task.causal = true;
+        task.dim = dim;
+        task.scale = scale;
+        tasks.add(task);
+        const int64_t task_spans = ceil_div(task.keys, kKeySpan);
+        spans += task_spans;
+        floats += task_spans * task.rows * task.group * (dim + 2);
       }
-    });
+    }
+  }
+  const bool few = tasks.count < 4 * pool.size() && pool.size() > 1;
+  if (few && spans > tasks.count && static_cast<size_t>(floats) * sizeof(float) <= kMostPartialBytes) {
+    run_split<T>(pool, scratch, tasks, spans, floats, dim);
+  } else {
+    run<T>(pool, scratch, tasks, dim);
   }
 }
 
 template <class T>
-void segments(ThreadPool& pool, const Tensor& qkv, const Tensor& cu_seqlens, float scale, const Tensor& y) {
-  const int64_t heads = qkv.dim(2), dim = qkv.dim(3);
-  for (int64_t s = 0; s + 1 < cu_seqlens.dim(0); ++s) {
-    const int64_t first = cu_seqlens.as<int32_t>()[s], rows = cu_seqlens.as<int32_t>()[s + 1] - first;
-    pool.parallel_for(rows * heads, 1, [&](int64_t begin, int64_t end) {
-      std::vector<float> scores(static_cast<size_t>(rows));
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t i = first + item / heads, h = item % heads;
-        const auto key = [&](int64_t j) { return qkv.row<T>(first + j) + qkv.stride[1] + h * dim; };
-        const auto value = [&](int64_t j) { return qkv.row<T>(first + j) + 2 * qkv.stride[1] + h * dim; };
-        ref::attend(qkv.row<T>(i) + h * dim, key, value, rows, dim, scale, scores.data(), y.row<T>(i) + h * dim);
+void segments(ThreadPool& pool, Arena& scratch, const Tensor& qkv, const Tensor& cu_seqlens, float scale,
+              const Tensor& y) {
+  const int64_t heads = qkv.dim(2), dim = qkv.dim(3), count = cu_seqlens.dim(0) - 1;
+  const auto* ends = cu_seqlens.as<int32_t>();
+  int64_t most = 0;
+  for (int64_t s = 0; s < count; ++s) most += ceil_div(ends[s + 1] - ends[s], kQueryBlock) * heads;
+  if (most == 0) return;
+  const auto scope = scratch.scope();
+  Tasks tasks(scratch, most);
+  for (int64_t s = 0; s < count; ++s) {
+    const int64_t first = ends[s], rows = ends[s + 1] - first;
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t r = 0; r < rows; r += kQueryBlock) {
+        AttendArgs task{};
+        task.q = qkv.row<T>(first + r) + h * dim;
+        task.y = y.row<T>(first + r) + h * dim;
+        task.q_stride = qkv.stride[0];
+        task.y_stride = heads * dim;
+        task.rows = std::min(kQueryBlock, rows - r);
+        task.group = 1;
+        task.k = qkv.row<T>(first) + qkv.stride[1] + h * dim;
+        task.v = static_cast<const T*>(task.k) + qkv.stride[1];
+        task.token_stride = qkv.stride[0];
+        task.block_stride = kKeyBlock * qkv.stride[0];
+        task.keys = rows;
+        task.dim = dim;
+        task.scale = scale;
+        tasks.add(task);
       }
-    });
+    }
   }
+  run<T>(pool, scratch, tasks, dim);
 }
 
 }  // namespace
 
-void paged_attention(ThreadPool& pool, Arena&, const Tensor& q, const Tensor& kv_layer, const PagedIndex& index,
+void paged_attention(ThreadPool& pool, Arena& scratch, const Tensor& q, const Tensor& kv_layer, const PagedIndex& index,
                      float scale, const Tensor& y) {
-  q.dtype == DType::kBF16 ? paged<BFloat16>(pool, q, kv_layer, index, scale, y)
-                          : paged<float>(pool, q, kv_layer, index, scale, y);
+  q.dtype == DType::kBF16 ? paged<BFloat16>(pool, scratch, q, kv_layer, index, scale, y)
+                          : paged<float>(pool, scratch, q, kv_layer, index, scale, y);
 }
 
-void segment_attention(ThreadPool& pool, Arena&, const Tensor& qkv, const Tensor& cu_seqlens, float scale,
+void segment_attention(ThreadPool& pool, Arena& scratch, const Tensor& qkv, const Tensor& cu_seqlens, float scale,
                        const Tensor& y) {
-  qkv.dtype == DType::kBF16 ? segments<BFloat16>(pool, qkv, cu_seqlens, scale, y)
-                            : segments<float>(pool, qkv, cu_seqlens, scale, y);
+  qkv.dtype == DType::kBF16 ? segments<BFloat16>(pool, scratch, qkv, cu_seqlens, scale, y)
+                            : segments<float>(pool, scratch, qkv, cu_seqlens, scale, y);
 }
 
 }  // namespace saccade::cpu

@@ -6,6 +6,7 @@ namespace {
 
 constexpr Kernels with_dot(Kernels kernels) {
   kernels.bf16_bf16 = product_of<DotBf16>();
+  kernels.bf16 = type_kernels<Avx512, BFloat16, PairScores>();
   return kernels;
 }
 

@@ -34,10 +34,9 @@ struct Product {
   void (*multiply)(const MultiplyArgs& args);
 };
 
-// Attention of rows * group queries over keys in blocks of kKeyBlock: query (r, g) sees the keys below
-// min(keys, visible + r * causal). Keys are taken in spans of kKeySpan: each span gives its own (max, sum, weighted
-// values), and spans are merged in order, so that a query's result does not depend on how spans are spread over
-// threads.
+// Attention of rows * group queries over keys in blocks of kKeyBlock. Query (r, g) sees the keys below `keys` or, when
+// causal, below visible + r. Keys are taken in spans of kKeySpan; each span gives its own (weighted values, maximum,
+// sum), and spans are merged in order, so that a result does not depend on how spans are spread over threads.
 inline constexpr int64_t kKeyBlock = 64;
 inline constexpr int64_t kKeySpan = 512;
 inline constexpr int64_t kQueryBlock = 128;  // most queries of a task
@@ -45,23 +44,23 @@ inline constexpr int64_t kQueryBlock = 128;  // most queries of a task
 struct AttendArgs {
   const void* q;  // query (r, g) at r * q_stride + g * dim
   int64_t q_stride, rows, group;
-  const void *k, *v;      // block i of keys starts at block(i) * block_stride elements
-  const int32_t* blocks;  // block(i) = blocks[i], or i where null
+  const void *k, *v;      // block i of keys starts block(i) * block_stride elements further
+  const int32_t* blocks;  // block(i) = blocks[i]; i where null
   int64_t block_stride, token_stride;
   int64_t begin, keys;  // keys [begin, keys); begin is a multiple of kKeySpan
   int64_t visible;
   bool causal;
   int64_t dim;
   float scale;
-  void* workspace;  // attend_workspace_bytes(dim)
-  float* partial;   // where the unnormalised result of one span goes, [rows * group][dim + 2]; or null and
-  void* y;          // the result, laid out like q with y_stride
+  float* workspace;  // attend_workspace(dim) floats
+  float* partial;    // unmerged results [rows * group][dim + 2]: values, maximum, sum; or null, and
+  void* y;           // results, laid out like q with y_stride
   int64_t y_stride;
 };
 
-inline size_t attend_workspace_bytes(int64_t dim) {
-  const int64_t padded = (dim + 15) / 16 * 16;
-  return static_cast<size_t>(kQueryBlock * (3 * padded + kKeyBlock + 8) + kKeyBlock * 2 * padded) * sizeof(float);
+constexpr int64_t attend_padded(int64_t dim) { return (dim + 15) / 16 * 16; }
+constexpr int64_t attend_workspace(int64_t dim) {
+  return (2 * kKeyBlock + 3 * kQueryBlock) * attend_padded(dim) + 4 * kQueryBlock;
 }
 
 template <class T>
@@ -73,6 +72,9 @@ struct TypeKernels {
   // One row of linear(): sums [n] (and those of up for kGateUpSilu), biases [n] or null, y as LinearOut says.
   void (*finish)(LinearOut out, const float* sum, const float* up, const float* bias, const float* up_bias, void* y,
                  int64_t n);
+  void (*attend)(const AttendArgs& args);
+  // Merges the partial results of one query, `stride` floats from span to span (the first is overwritten) -> y [dim].
+  void (*merge)(float* partial, int64_t spans, int64_t stride, int64_t dim, T* y);
 };
 
 struct Kernels {

@@ -4,8 +4,8 @@
 #include "kernels/cpu/linear.h"
 
 #include <algorithm>
-#include <atomic>
 
+#include "kernels/cpu/items.h"
 #include "kernels/cpu/kernels.h"
 
 namespace saccade::cpu {
@@ -14,24 +14,10 @@ namespace {
 constexpr int64_t kBlockK = 2048;  // 6 rows of x and 4 of w of it fit L1 together, kBlockT rows of x half of L2
 constexpr int64_t kBlockT = 132;   // a multiple of the tiles' 6 and 3
 constexpr int64_t kBlockN = 128;   // rows of w per item when there are many rows of x
-constexpr int64_t kStreamBytes = 128 << 10;   // of w per item when there are few
-constexpr int64_t kAlone = int64_t{1} << 17;  // multiply-adds below which a second thread costs more than it brings
+constexpr int64_t kStreamBytes = 128 << 10;  // of w per item when there are few
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-// fn(worker, item) for every item, in any order.
-template <class Fn>
-void for_items(ThreadPool& pool, int64_t items, bool alone, Fn&& fn) {
-  if (alone || items <= 1 || pool.size() == 1) {
-    for (int64_t item = 0; item < items; ++item) fn(0, item);
-    return;
-  }
-  std::atomic<int64_t> next{0};
-  pool.run([&](int worker) {
-    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) fn(worker, item);
-  });
-}
 
 struct Plan {
   int64_t t, k, block_t, block_k, padded_k, block_n, t_blocks, n_blocks;

@@ -1,14 +1,21 @@
 // How an instruction set's table is put together from the templates.
 #pragma once
 
+#include "kernels/cpu/attend.h"
 #include "kernels/cpu/product.h"
 #include "kernels/cpu/rows_simd.h"
 
 namespace saccade::cpu {
 
-template <class S, class T>
+template <class S, class T, class Scores = FloatScores<S, T>>
 constexpr TypeKernels<T> type_kernels() {
-  return {rms_norm<S, T>, gelu_row<S, T>, rope<S, T, true>, rope<S, T, false>, finish<S, T>};
+  return {rms_norm<S, T>,
+          gelu_row<S, T>,
+          rope<S, T, true>,
+          rope<S, T, false>,
+          finish<S, T>,
+          Attention<S, T, Scores>::run,
+          Attention<S, T, Scores>::merge};
 }
 
 template <class S>

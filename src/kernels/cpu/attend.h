@@ -1,0 +1,282 @@
+// Attention with a running maximum over blocks of 64 keys. A block's keys are transposed and its values widened into
+// the workspace once for all queries of the task; then tiles of kTileQ queries compute scores (a query's values
+// broadcast against vectors of keys), probabilities and weighted values, all in float. Everything that one query
+// sums, it sums in an order that does not depend on the queries beside it.
+#pragma once
+
+#include "kernels/cpu/functions.h"
+#include "kernels/cpu/kernels.h"
+
+namespace saccade::cpu {
+
+// Scores from values widened to float.
+template <class S, class T>
+struct FloatScores {
+  static constexpr int64_t kUnit = 1;  // values that are multiplied at a time
+  static typename S::F load(const T* p, int64_t units) {
+    return units >= S::kLanes ? S::load(p) : S::load_part(p, units);
+  }
+  static typename S::F add(typename S::F sum, const float* q, typename S::F keys) {
+    return S::fma(S::set(*q), keys, sum);
+  }
+};
+
+// The tiles, the same for every type of keys.
+template <class S, class Scores>
+struct AttentionTiles {
+  using F = typename S::F;
+  static constexpr int kLanes = S::kLanes;
+
+  // scores[r][j] = q[r] . key j, for kQ queries `stride` apart.
+  template <int kQ>
+  static void score(const float* q, int64_t stride, int64_t units, const float* keys, float* scores) {
+    for (int64_t j = 0; j < kKeyBlock; j += S::kTileV * kLanes) {
+      F sum[kQ][S::kTileV];
+      for (auto& row : sum) {
+        for (auto& s : row) s = S::set(0);
+      }
+      for (int64_t u = 0; u < units; ++u) {
+        F k[S::kTileV];
+        for (int v = 0; v < S::kTileV; ++v) k[v] = S::load(keys + u * kKeyBlock + j + v * kLanes);
+        for (int r = 0; r < kQ; ++r) {
+          for (int v = 0; v < S::kTileV; ++v) sum[r][v] = Scores::add(sum[r][v], q + r * stride + u, k[v]);
+        }
+      }
+      for (int r = 0; r < kQ; ++r) {
+        for (int v = 0; v < S::kTileV; ++v) S::store(scores + r * kKeyBlock + j + v * kLanes, sum[r][v]);
+      }
+    }
+  }
+
+  // acc[r] = acc[r] * scale[r] + sum over j < n of p[r][j] * value j, over kV vectors of channels.
+  template <int kQ, int kV>
+  static void weigh(const float* p, const float* scale, const float* values, int64_t stride, int64_t n, float* acc) {
+    F sum[kQ][kV];
+    for (int r = 0; r < kQ; ++r) {
+      for (int v = 0; v < kV; ++v) sum[r][v] = S::load(acc + r * stride + v * kLanes) * S::set(scale[r]);
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      F x[kV];
+      for (int v = 0; v < kV; ++v) x[v] = S::load(values + j * stride + v * kLanes);
+      for (int r = 0; r < kQ; ++r) {
+        const F weight = S::set(p[r * kKeyBlock + j]);
+        for (int v = 0; v < kV; ++v) sum[r][v] = S::fma(weight, x[v], sum[r][v]);
+      }
+    }
+    for (int r = 0; r < kQ; ++r) {
+      for (int v = 0; v < kV; ++v) S::store(acc + r * stride + v * kLanes, sum[r][v]);
+    }
+  }
+
+  // Calls the tile of `rows` queries (and `vectors` vectors).
+  template <int kQ = S::kTileQ>
+  static void score_rows(int64_t rows, const float* q, int64_t stride, int64_t units, const float* keys,
+                         float* scores) {
+    if (rows == kQ) return score<kQ>(q, stride, units, keys, scores);
+    if constexpr (kQ > 1) score_rows<kQ - 1>(rows, q, stride, units, keys, scores);
+  }
+  template <int kQ = S::kTileQ, int kV = S::kTileV>
+  static void weigh_rows(int64_t rows, int64_t vectors, const float* p, const float* scale, const float* values,
+                         int64_t stride, int64_t n, float* acc) {
+    if (rows < kQ) {
+      if constexpr (kQ > 1) weigh_rows<kQ - 1, kV>(rows, vectors, p, scale, values, stride, n, acc);
+    } else if (vectors < kV) {
+      if constexpr (kV > 1) weigh_rows<kQ, kV - 1>(rows, vectors, p, scale, values, stride, n, acc);
+    } else {
+      weigh<kQ, kV>(p, scale, values, stride, n, acc);
+    }
+  }
+};
+
+template <class S, class T, class Scores>
+class Attention {
+ public:
+  static void run(const AttendArgs& args) { Attention(args).run(); }
+
+  // TypeKernels::merge
+  static void merge(float* partial, int64_t spans, int64_t stride, int64_t dim, T* y) {
+    for (int64_t s = 1; s < spans; ++s) {
+      const float* more = partial + s * stride;
+      fold(partial, partial[dim], partial[dim + 1], more, more[dim], more[dim + 1], dim);
+    }
+    finish(partial, partial[dim + 1], dim, y);
+  }
+
+ private:
+  using F = typename S::F;
+  using Tiles = AttentionTiles<S, Scores>;
+  static constexpr int64_t kLanes = S::kLanes;
+  static constexpr float kNone = -__builtin_inff();
+
+  // What a query has gathered: probabilities relative to exp(top), their sum, values weighted by them.
+  struct State {
+    float *values, *top, *sum;
+  };
+
+  explicit Attention(const AttendArgs& args)
+      : a(args), queries(args.rows * args.group), units(args.dim / Scores::kUnit), padded(attend_padded(args.dim)) {
+    float* p = args.workspace;
+    const auto take = [&p](int64_t n) {
+      float* from = p;
+      p += n;
+      return from;
+    };
+    keys_t = take(kKeyBlock * padded);
+    values = take(kKeyBlock * padded);
+    q = take(kQueryBlock * padded);
+    for (State* s : {&span, &total}) {
+      *s = {take(kQueryBlock * padded), take(kQueryBlock), take(kQueryBlock)};
+    }
+  }
+
+  void run() {
+    for (int64_t i = 0; i < queries; ++i) {
+      const T* from = static_cast<const T*>(a.q) + i / a.group * a.q_stride + i % a.group * a.dim;
+      for (int64_t u = 0; u < units; u += kLanes) {
+        S::store(q + i * padded + u, Scores::load(from + u * Scores::kUnit, units - u));
+      }
+    }
+    for (int64_t begin = a.begin; begin < a.keys; begin += kKeySpan) {
+      attend_span(begin, begin + kKeySpan < a.keys ? begin + kKeySpan : a.keys);
+      if (begin == a.begin) {
+        const State first = span;
+        span = total;
+        total = first;
+        continue;
+      }
+      for (int64_t i = 0; i < queries; ++i) {
+        fold(total.values + i * padded, total.top[i], total.sum[i], span.values + i * padded, span.top[i], span.sum[i],
+             a.dim);
+      }
+    }
+    for (int64_t i = 0; i < queries; ++i) {
+      const float* from = total.values + i * padded;
+      if (a.partial) {
+        float* to = a.partial + i * (a.dim + 2);
+        for (int64_t d = 0; d < a.dim; ++d) to[d] = from[d];
+        to[a.dim] = total.top[i];
+        to[a.dim + 1] = total.sum[i];
+      } else {
+        finish(from, total.sum[i], a.dim, static_cast<T*>(a.y) + i / a.group * a.y_stride + i % a.group * a.dim);
+      }
+    }
+  }
+
+  void attend_span(int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < queries; ++i) {
+      span.top[i] = kNone;
+      span.sum[i] = 0;
+    }
+    for (int64_t i = 0; i < queries * padded; ++i) span.values[i] = 0;
+    for (int64_t block = begin; block < end; block += kKeyBlock) {
+      // Rows before the first that sees the block have nothing to do with it.
+      const int64_t unseen = a.causal ? block + 1 - a.visible : 0;
+      const int64_t first = unseen > 0 ? unseen * a.group : 0;
+      if (first >= queries) return;
+      const int64_t n = end - block < kKeyBlock ? end - block : kKeyBlock;
+      pack(block / kKeyBlock, n);
+      for (int64_t i = first; i < queries; i += S::kTileQ) {
+        attend_tile(i, queries - i < S::kTileQ ? queries - i : S::kTileQ, block, n);
+      }
+    }
+  }
+
+  // Keys of a block transposed to [units][64], values widened to [64][padded]; what is beyond the n-th is zero.
+  void pack(int64_t block, int64_t n) {
+    const int64_t offset = (a.blocks ? a.blocks[block] : block) * a.block_stride;
+    const T* k = static_cast<const T*>(a.k) + offset;
+    const T* v = static_cast<const T*>(a.v) + offset;
+    for (int64_t j = 0; j < kKeyBlock; j += kLanes) {
+      for (int64_t u = 0; u < units; u += kLanes) {
+        F rows[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i) {
+          const T* key = k + (j + i) * a.token_stride + u * Scores::kUnit;
+          rows[i] = j + i < n ? Scores::load(key, units - u) : S::set(0);
+        }
+        S::transpose(rows);
+        for (int64_t i = 0; i < kLanes && u + i < units; ++i) S::store(keys_t + (u + i) * kKeyBlock + j, rows[i]);
+      }
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t d = 0; d < a.dim; d += kLanes) {
+        S::store(values + j * padded + d, load(v + j * a.token_stride + d, a.dim - d));
+      }
+    }
+  }
+
+  // Queries [i, i + rows) and the n keys from `block` on.
+  void attend_tile(int64_t i, int64_t rows, int64_t block, int64_t n) {
+    alignas(64) float p[S::kTileQ * kKeyBlock];
+    float scale[S::kTileQ];
+    Tiles::score_rows(rows, q + i * padded, padded, units, keys_t, p);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t sees = a.causal ? a.visible + (i + r) / a.group - block : n;
+      scale[r] = soften(p + r * kKeyBlock, sees < n ? sees : n, span.top[i + r], span.sum[i + r]);
+    }
+    const int64_t vectors = (a.dim + kLanes - 1) / kLanes;
+    const int64_t passes = (vectors + S::kTileV - 1) / S::kTileV, most = (vectors + passes - 1) / passes;
+    for (int64_t v = 0; v < vectors; v += most) {
+      Tiles::weigh_rows(rows, vectors - v < most ? vectors - v : most, p, scale, values + v * kLanes, padded, n,
+                        span.values + i * padded + v * kLanes);
+    }
+  }
+
+  // Scores -> exp(score * scale - top) for the first n of a block, 0 for the others; returns what earlier sums must
+  // be multiplied by.
+  float soften(float* p, int64_t n, float& top, float& sum) const {
+    const F scale = S::set(a.scale);
+    F highest = S::set(kNone);
+    for (int64_t j = 0; j < kKeyBlock; j += kLanes) {
+      const F x = S::mask_beyond(S::load(p + j) * scale, n - j);
+      S::store(p + j, x);
+      highest = S::max(highest, x);
+    }
+    const float block_top = S::top(highest), new_top = block_top > top ? block_top : top;
+    F block_sum = S::set(0);
+    for (int64_t j = 0; j < kKeyBlock; j += kLanes) {
+      const F x = exp<S>(S::load(p + j) - S::set(new_top));
+      S::store(p + j, x);
+      block_sum = block_sum + x;
+    }
+    const float keep = first_lane(exp<S>(S::set(top - new_top)));
+    top = new_top;
+    sum = sum * keep + S::sum(block_sum);
+    return keep;
+  }
+
+  static void fold(float* values, float& top, float& sum, const float* more, float more_top, float more_sum,
+                   int64_t dim) {
+    const float highest = more_top > top ? more_top : top;
+    const F old_scale = exp<S>(S::set(top - highest)), new_scale = exp<S>(S::set(more_top - highest));
+    for (int64_t d = 0; d < dim; d += kLanes) {
+      put(values + d, S::fma(load(more + d, dim - d), new_scale, load(values + d, dim - d) * old_scale), dim - d);
+    }
+    sum = first_lane(S::fma(S::set(more_sum), new_scale, S::set(sum) * old_scale));
+    top = highest;
+  }
+
+  static void finish(const float* values, float sum, int64_t dim, T* y) {
+    for (int64_t d = 0; d < dim; d += kLanes) put(y + d, load(values + d, dim - d) / S::set(sum), dim - d);
+  }
+
+  template <class E>
+  static F load(const E* p, int64_t n) {
+    return n >= kLanes ? S::load(p) : S::load_part(p, n);
+  }
+  template <class E>
+  static void put(E* p, F x, int64_t n) {
+    if (n >= kLanes) {
+      S::store(p, x);
+    } else {
+      S::store_part(p, x, n);
+    }
+  }
+  static float first_lane(F x) { return x[0]; }
+
+  const AttendArgs& a;
+  const int64_t queries, units, padded;
+  float *keys_t, *values, *q;
+  State span, total;
+};
+
+}  // namespace saccade::cpu

@@ -1,0 +1,212 @@
+#include <array>
+
+#include "ops/op_test.h"
+
+namespace saccade {
+namespace {
+
+constexpr DType kTypes[] = {DType::kBF16, DType::kF32};
+
+using RowsTest = OpTest;
+
+// Distance in representable bf16 values.
+int64_t bf16_steps(BFloat16 a, BFloat16 b) {
+  const auto place = [](BFloat16 x) { return x.bits & 0x8000 ? -int64_t{x.bits & 0x7fff} : int64_t{x.bits}; };
+  return std::abs(place(a) - place(b));
+}
+
+std::vector<BFloat16> all_finite_bf16() {
+  std::vector<BFloat16> values;
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    BFloat16 x{};
+    x.bits = static_cast<uint16_t>(bits);
+    if (std::isfinite(float(x))) values.push_back(x);
+  }
+  return values;
+}
+
+TEST_P(RowsTest, GeluOfEveryBf16IsWithinOneStep) {
+  const std::vector<BFloat16> values = all_finite_bf16();
+  const auto n = static_cast<int64_t>(values.size());
+  const Tensor x = memory.poison(DType::kBF16, {1, n});
+  std::memcpy(x.data, values.data(), x.bytes());
+  const Tensor y = ops::gelu(ctx(2), x);
+  for (int64_t i = 0; i < n; ++i) {
+    const double exact = ref::gelu(at(x, i));
+    if (std::abs(exact) < 0x1p-126) {  // denormals may be flushed
+      ASSERT_LE(std::abs(at(y, i)), 0x1p-126) << at(x, i);
+    } else {
+      ASSERT_LE(bf16_steps(y.as<BFloat16>()[i], BFloat16(static_cast<float>(exact))), 1) << at(x, i);
+    }
+  }
+}
+
+TEST_P(RowsTest, GeluOfFloats) {
+  const Tensor x = memory.normal(DType::kF32, {7, 1001}, 3);
+  const Tensor y = ops::gelu(ctx(3), x);
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    const double exact = ref::gelu(at(x, i));
+    // In the tail the argument of exp, near -x^2 / 2, is rounded.
+    ASSERT_NEAR(at(y, i), exact, (16 + at(x, i) * at(x, i)) * kEpsFloat * std::abs(exact)) << at(x, i);
+  }
+}
+
+TEST_P(RowsTest, SiluOfEveryBf16IsWithinOneStep) {
+  std::vector<BFloat16> values = all_finite_bf16();
+  std::vector<float> gate(values.size()), up(values.size(), 1);
+  for (size_t i = 0; i < values.size(); ++i) gate[i] = float(values[i]);
+  cpu::kernels().bf16.finish(cpu::LinearOut::kGateUpSilu, gate.data(), up.data(), nullptr, nullptr, values.data(),
+                             static_cast<int64_t>(values.size()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double exact = ref::silu(static_cast<double>(gate[i]));
+    if (std::abs(exact) < 0x1p-119) {  // 1 + e^-x overflows float where x e^x is below its normal range
+      ASSERT_LE(std::abs(float(values[i])), 0x1p-119F) << gate[i];
+    } else {
+      ASSERT_LE(bf16_steps(values[i], BFloat16(static_cast<float>(exact))), 1) << gate[i];
+    }
+  }
+}
+
+TEST_P(RowsTest, RmsNorm) {
+  for (const DType dtype : kTypes) {
+    for (const int64_t d : {1, 7, 16, 33, 1280, 2051}) {
+      for (const int64_t t : {1, 3, 130}) {
+        SCOPED_TRACE(fmt::format("{} D {} T {}", dtype_name(dtype), d, t));
+        const Tensor x = memory.normal(dtype, {t, d}, 3), w = memory.normal(dtype, {d});
+        const Tensor y = ops::rms_norm(ctx(static_cast<int>(t) % 3 + 1), x, w, 1e-6F);
+        const std::vector<double> xs = doubles(x), ws = doubles(w);
+        std::vector<double> expected(static_cast<size_t>(d));
+        for (int64_t i = 0; i < t; ++i) {
+          ref::rms_norm(xs.data() + i * d, ws.data(), expected.data(), d, 1e-6F);
+          for (int64_t j = 0; j < d; ++j) {
+            // Rounded twice; the scale is off by half of what the sum of squares is.
+            const double relative = 2.01 * eps_of(dtype) + kEpsFloat * (std::sqrt(static_cast<double>(d)) + 8);
+            ASSERT_NEAR(at(y, i * d + j), expected[static_cast<size_t>(j)],
+                        relative * std::abs(expected[static_cast<size_t>(j)]));
+          }
+          EXPECT_TRUE(same_bits(ops::rms_norm(ctx(1), x.slice(i, i + 1), w, 1e-6F), y.slice(i, i + 1)));
+        }
+        arena.reset();
+      }
+    }
+  }
+}
+
+TEST_P(RowsTest, EmbedAndGather) {
+  for (const DType from : kTypes) {
+    const Tensor table = memory.normal(from, {11, 37}), ids = memory.ints<int32_t>({10, 0, 3, 3}, {4});
+    for (const DType to : kTypes) {
+      const Tensor y = ops::embed(ctx(2), table, ids, to);
+      ASSERT_EQ(y.dtype, to);
+      for (int64_t i = 0; i < y.numel(); ++i) {
+        const double exact = at(table, ids.as<int32_t>()[i / 37] * 37 + i % 37);
+        ASSERT_EQ(at(y, i), to == DType::kBF16 ? float(BFloat16(static_cast<float>(exact))) : exact) << i;
+      }
+    }
+    const Tensor picked = ops::gather_rows(ctx(3), table, ids);
+    for (int64_t i = 0; i < 4; ++i) {
+      const int64_t row = ids.as<int32_t>()[i];
+      EXPECT_TRUE(same_bits(picked.slice(i, i + 1), table.slice(row, row + 1)));
+    }
+  }
+}
+
+TEST_P(RowsTest, MropeTableTakesEachSectionsPosition) {
+  const std::array<int64_t, 3> sections = {1, 3, 4};
+  const Tensor positions = memory.ints<int32_t>({0, 5, 4000, 1, 6, 4100, 2, 7, 32000}, {3, 3});
+  for (const DType dtype : kTypes) {
+    const Tensor y = ops::mrope_table(ctx(2), positions, sections, 1e6, 16, dtype);
+    ASSERT_EQ(y.describe(), "F32[3, 2, 8]");
+    for (int64_t t = 0; t < 3; ++t) {
+      for (int64_t j = 0; j < 8; ++j) {
+        const int64_t axis = j < 1 ? 0 : j < 4 ? 1 : 2;
+        const double angle = positions.as<int32_t>()[axis * 3 + t] * std::pow(1e6, -2.0 * static_cast<double>(j) / 16);
+        // The angle is a float, from a float frequency: off by up to three roundings.
+        const double error = 3 * kEpsFloat * angle + eps_of(dtype);
+        EXPECT_NEAR(at(y, t * 16 + j), std::cos(angle), error);
+        EXPECT_NEAR(at(y, t * 16 + 8 + j), std::sin(angle), error);
+        if (dtype == DType::kBF16) {
+          EXPECT_EQ(at(y, t * 16 + j), float(BFloat16(y.as<float>()[t * 16 + j])));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(RowsTest, VisionRopeTableTurnsWithRowThenColumn) {
+  const Tensor positions = memory.ints<int32_t>({0, 3, 90, 1, 7, 50}, {2, 3});
+  const Tensor y = ops::vision_rope_table(ctx(2), positions, 1e4, 16);
+  ASSERT_EQ(y.describe(), "F32[3, 2, 8]");
+  for (int64_t p = 0; p < 3; ++p) {
+    for (int64_t j = 0; j < 8; ++j) {
+      const double angle =
+          positions.as<int32_t>()[j / 4 * 3 + p] * std::pow(1e4, -2.0 * static_cast<double>(j % 4) / 8);
+      EXPECT_NEAR(at(y, p * 16 + j), std::cos(angle), 3 * kEpsFloat * angle + kEpsFloat);
+      EXPECT_NEAR(at(y, p * 16 + 8 + j), std::sin(angle), 3 * kEpsFloat * angle + kEpsFloat);
+    }
+  }
+}
+
+// Rounding places are exact, so the portable formula gives the very bits.
+TEST_P(RowsTest, QkvRopeAppend) {
+  for (const DType dtype : kTypes) {
+    for (const int64_t dim : {2, 16, 18, 80, 128}) {
+      const int64_t t = 5, heads = 6, kv_heads = 2, pages = 3, width = (heads + 2 * kv_heads) * dim;
+      SCOPED_TRACE(fmt::format("{} Dh {}", dtype_name(dtype), dim));
+      const Tensor qkv = memory.normal(dtype, {t, width}), cos_sin = memory.normal(DType::kF32, {t, 2, dim / 2});
+      const std::vector<int32_t> slots = {0, 63, 64, 191, 100};
+      PagedKv kv;
+      kv.slots = memory.ints(slots, {t});
+      const Tensor layer = memory.poison(dtype, {pages, 2, kv_heads, kPageTokens, dim});
+      const Tensor expected = memory.poison(dtype, {pages, 2, kv_heads, kPageTokens, dim});
+      const Tensor q_expected = memory.poison(dtype, {t, heads, dim});
+      const auto fill = [&]<class T>(T) {
+        for (int64_t i = 0; i < t; ++i) {
+          const T* row = qkv.row<T>(i);
+          for (int64_t h = 0; h < heads + kv_heads; ++h) {
+            const int64_t slot = slots[static_cast<size_t>(i)];
+            const int64_t k_at = ((slot / 64 * 2 * kv_heads + h - heads) * 64 + slot % 64) * dim;
+            T* to = h < heads ? q_expected.row<T>(i) + h * dim : expected.as<T>() + k_at;
+            ref::rope<true>(row + h * dim, cos_sin.row<float>(i), to, dim);
+            if (h >= heads) {
+              std::memcpy(to + kv_heads * 64 * dim, row + (h + kv_heads) * dim, static_cast<size_t>(dim) * sizeof(T));
+            }
+          }
+        }
+      };
+      dtype == DType::kBF16 ? fill(BFloat16{}) : fill(float{});
+      const Tensor q = ops::qkv_rope_append(ctx(2), qkv, cos_sin, layer, kv, heads, kv_heads);
+      EXPECT_TRUE(same_bits(q, q_expected));
+      EXPECT_TRUE(same_bits(layer, expected));  // and no other slot is touched
+    }
+  }
+}
+
+TEST_P(RowsTest, VisionRope) {
+  for (const DType dtype : kTypes) {
+    for (const int64_t dim : {4, 16, 20, 80}) {
+      SCOPED_TRACE(fmt::format("{} Dh {}", dtype_name(dtype), dim));
+      const int64_t p = 130, heads = 3;
+      const Tensor qkv = memory.normal(dtype, {p, 3, heads, dim}),
+                   cos_sin = memory.normal(DType::kF32, {p, 2, dim / 2});
+      const Tensor expected = memory.poison(dtype, {p, 3, heads, dim});
+      std::memcpy(expected.data, qkv.data, qkv.bytes());
+      const auto turn = [&]<class T>(T) {
+        for (int64_t i = 0; i < p; ++i) {
+          for (int64_t h = 0; h < 2 * heads; ++h) {
+            T* x = expected.row<T>(i) + h * dim;
+            ref::rope<false>(x, cos_sin.row<float>(i), x, dim);
+          }
+        }
+      };
+      dtype == DType::kBF16 ? turn(BFloat16{}) : turn(float{});
+      ops::vision_rope_(ctx(3), qkv, cos_sin);
+      EXPECT_TRUE(same_bits(qkv, expected));
+    }
+  }
+}
+
+INSTANTIATE_FOR_ISAS(RowsTest);
+
+}  // namespace
+}  // namespace saccade
