@@ -2,10 +2,12 @@
 #include <sys/stat.h>
 
 #include <map>
+#include <optional>
 #include <unordered_map>
 
 #include "base/error.h"
 #include "base/mapped_file.h"
+#include "weights/read_ahead.h"
 #include "weights/safetensors.h"
 
 namespace saccade {
@@ -41,6 +43,12 @@ class Checkpoint : public WeightSource {
   std::vector<StoredTensor> list() const override { return tensors_; }
   std::string describe() const override { return folder_; }
   size_t owned_bytes() const override { return 0; }
+  void read_ahead() override {
+    if (read_ahead_) return;
+    std::vector<std::span<const std::byte>> ranges;
+    for (const MappedFile& file : files_) ranges.push_back(file.bytes());
+    read_ahead_.emplace(std::move(ranges));
+  }
 
  private:
   void add_file(const std::string& path) {
@@ -76,6 +84,7 @@ class Checkpoint : public WeightSource {
   std::vector<MappedFile> files_;
   std::vector<StoredTensor> tensors_;
   std::unordered_map<std::string, size_t> by_name_;
+  std::optional<ReadAhead> read_ahead_;  // last: stops before the files are unmapped
 };
 
 }  // namespace

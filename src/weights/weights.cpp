@@ -74,6 +74,7 @@ Weights::Weights(std::unique_ptr<WeightSource> source, DType dtype,
                  std::vector<std::pair<std::string, std::string>> aliases)
     : source_(std::move(source)), dtype_(dtype), aliases_(std::move(aliases)) {
   CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "weights in {}", dtype_name(dtype));
+  source_->read_ahead();
 }
 
 std::optional<std::string> Weights::resolve(std::string_view name) const {

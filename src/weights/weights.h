@@ -36,6 +36,7 @@ class WeightSource {
   virtual std::vector<StoredTensor> list() const = 0;  // empty for a generator
   virtual std::string describe() const = 0;            // folder or name, for errors
   virtual size_t owned_bytes() const = 0;              // memory of our own: not what is mapped from files
+  virtual void read_ahead() {}                         // starts to read what is mapped in the background
 };
 
 // model.safetensors, or model.safetensors.index.json with its shards, memory-mapped. Reads the headers only and checks
@@ -51,7 +52,7 @@ class Weights {
   // `dtype` is the arithmetic of the model (F32 or BF16). Matrices stay in the file's dtype where kernels take it
   // (BF16 always; F32 when dtype is F32); all else (F16, F32 with BF16 arithmetic, data at an odd address) is converted
   // or copied into memory owned here.
-  // `aliases`: (canonical prefix, prefix some checkpoints use instead), tried in order.
+  // `aliases`: (canonical prefix, prefix some checkpoints use instead), tried in order. Starts source->read_ahead().
   Weights(std::unique_ptr<WeightSource> source, DType dtype,
           std::vector<std::pair<std::string, std::string>> aliases = {});
 
