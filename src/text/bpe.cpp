@@ -40,23 +40,39 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
   const auto size = static_cast<int32_t>(piece.size());
   std::vector<Symbol>& symbols = scratch.symbols;
   symbols.resize(piece.size());
-  // Merges that may be due, as rank << 32 | position of the left symbol; entries that are out of date stay in.
-  std::vector<uint64_t>& queue = scratch.queue;
-  queue.clear();
-  const auto push = [&](int32_t left, int32_t right) {
+  // Merges that may be due, as rank << 32 | position of the left symbol; entries that are out of date stay in. The
+  // first ones are sorted, later ones go to a heap, which in its turn is sorted when nothing else is left: a long run
+  // of one character fills it in order and then costs no sifting.
+  std::vector<uint64_t>& sorted = scratch.sorted;
+  std::vector<uint64_t>& heap = scratch.heap;
+  sorted.clear();
+  heap.clear();
+  const auto push = [&](std::vector<uint64_t>& queue, int32_t left, int32_t right) {
     const uint32_t rank = rank_of(symbols[static_cast<size_t>(left)].id, symbols[static_cast<size_t>(right)].id);
     if (rank != kNone) queue.push_back(uint64_t{rank} << 32 | static_cast<uint32_t>(left));
     return rank != kNone;
   };
   for (int32_t i = 0; i < size; ++i) {
     symbols[static_cast<size_t>(i)] = {id_of(static_cast<size_t>(i)), i - 1, i + 1 < size ? i + 1 : -1};
-    if (i > 0) push(i - 1, i);
+    if (i > 0) push(sorted, i - 1, i);
   }
-  std::make_heap(queue.begin(), queue.end(), std::greater<>());
-  while (!queue.empty()) {
-    std::pop_heap(queue.begin(), queue.end(), std::greater<>());
-    const uint64_t top = queue.back();
-    queue.pop_back();
+  std::sort(sorted.begin(), sorted.end());
+  for (size_t taken = 0;;) {
+    if (taken == sorted.size()) {
+      if (heap.empty()) break;
+      sorted.swap(heap);
+      heap.clear();
+      taken = 0;
+      if (!std::is_sorted(sorted.begin(), sorted.end())) std::sort(sorted.begin(), sorted.end());
+    }
+    uint64_t top = sorted[taken];
+    if (!heap.empty() && heap.front() < top) {
+      top = heap.front();
+      std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+      heap.pop_back();
+    } else {
+      ++taken;
+    }
     const auto at = static_cast<int32_t>(top & UINT32_MAX);
     Symbol& left = symbols[static_cast<size_t>(at)];
     if (left.id < 0 || left.next < 0) continue;
@@ -69,8 +85,8 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
     left.next = right.next;
     right.id = -1;
     if (left.next >= 0) symbols[static_cast<size_t>(left.next)].previous = at;
-    if (left.previous >= 0 && push(left.previous, at)) std::push_heap(queue.begin(), queue.end(), std::greater<>());
-    if (left.next >= 0 && push(at, left.next)) std::push_heap(queue.begin(), queue.end(), std::greater<>());
+    if (left.previous >= 0 && push(heap, left.previous, at)) std::push_heap(heap.begin(), heap.end(), std::greater<>());
+    if (left.next >= 0 && push(heap, at, left.next)) std::push_heap(heap.begin(), heap.end(), std::greater<>());
   }
   for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next) {
     out.push_back(symbols[static_cast<size_t>(i)].id);

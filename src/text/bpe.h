@@ -24,7 +24,7 @@ class Bpe {
   };
   struct Scratch {
     std::vector<Symbol> symbols;
-    std::vector<uint64_t> queue;
+    std::vector<uint64_t> sorted, heap;
   };
   // Appends the ids of `piece` (part of valid UTF-8, at most 2^31 - 1 bytes). O(n log n).
   void encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& out) const;

@@ -13,7 +13,8 @@ namespace {
 constexpr size_t kMaxInstructions = 4096;
 constexpr size_t kMaxStates = 2048;
 constexpr size_t kMaxSymbols = 128;
-constexpr size_t kMaxWork = size_t{1} << 26;  // instructions visited while the table is built
+constexpr size_t kMaxSets = 256;
+constexpr size_t kMaxWork = size_t{1} << 22;  // instructions visited while the table is built
 constexpr size_t kNoMatch = SIZE_MAX;
 // Text read beyond a match before it is worth remembering that nothing came of it.
 constexpr size_t kLongOverrun = 64;
@@ -53,6 +54,7 @@ struct Regex::Builder {
     };
     const auto it = std::find_if(sets.begin(), sets.end(), same);
     if (it != sets.end()) return static_cast<size_t>(it - sets.begin());
+    if (sets.size() >= kMaxSets) fail("{}: the pattern has more than {} different classes", origin, kMaxSets);
     sets.push_back(set);
     return sets.size() - 1;
   }

@@ -15,7 +15,7 @@ namespace {
 
 namespace dom = simdjson::dom;
 
-constexpr int64_t kMaxId = (1 << 22) - 1;
+constexpr int64_t kMaxId = (1 << 20) - 1;
 constexpr size_t kMaxTokenBytes = 4096;
 constexpr size_t kMaxAddedTokenBytes = 512;
 constexpr size_t kMaxSteps = 64;  // of the pre-tokenizer

@@ -72,4 +72,5 @@ def main():
     build(path).save(sys.argv[1])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -163,4 +163,5 @@ def main():
     sys.exit(any([compare(args.dump, t, args.count, args.seed) for t in args.tokenizers]))
 
 
-main()
+if __name__ == "__main__":
+    main()
