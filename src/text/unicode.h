@@ -19,8 +19,9 @@ inline constexpr const char* kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 // General categories of Unicode 16, as the reference's regular expressions have them: start of run << 5 | category.
 extern const uint32_t kCategoryRuns[];
 extern const size_t kCategoryRunCount;
-// Code points that NFC may change, reorder or join with what stands before them, and those that it may join with what
-// stands behind them. The reference's NFC is that of an old Unicode, so a newer system library must not see the rest.
+// Code points that NFC may change, reorder or join with what stands before them, and those that it may join, whole
+// or decomposed, with what stands behind them. The reference's NFC is that of an old Unicode, so a newer system library
+// must not see the rest.
 extern const CodeRange kNfcActive[];
 extern const size_t kNfcActiveCount;
 extern const CodeRange kNfcHeads[];

@@ -50,8 +50,8 @@ def categories():
 
 
 def composition():
-    """Code points that NFC may change, reorder, or join with what stands before them; and those it may join with what
-    stands behind them."""
+    """Code points that NFC may change, reorder, or join with what stands before them; and those that it may join,
+    whole or decomposed, with what stands behind them."""
     nfc, nfd = normalizers.NFC(), normalizers.NFD()
     points = [c for c in POINTS if c != 10]
     plain = [chr(c) for c in points]
@@ -64,8 +64,8 @@ def composition():
     active |= {c for c, d in zip(points, decomposed) if ord(d[0]) in active}
     active |= {ord(c) for d in decomposed for c in d[1:]}
     pairs = {n: d[:-1] for n, d in zip(normalized(nfc, plain), decomposed) if n != d and len(n) == 1}
-    heads = {ord(c) for c in normalized(nfc, list(pairs.values())) if len(c) == 1} | set(range(0xAC00, 0xD7A4))
-    return ranges(active), ranges(heads)
+    heads = {ord(c) for c in [*pairs, *normalized(nfc, list(pairs.values()))] if len(c) == 1}
+    return ranges(active), ranges(heads - active)
 
 
 def digits_beyond_n():

@@ -148,7 +148,7 @@ def compare(dump, path, count, seed):
                 wrong[name] += 1
             if bad and shown < 10:
                 shown += 1
-                print(f"{bad} on {text!r}\n  got      {got}\n  expected {expected}")
+                print(f"{bad} on {text!r}"[:1000] + f"\n  got      {got}"[:1000] + f"\n  expected {expected}"[:1000])
     print(f"{path}: {len(texts)} strings, {tokens_seen} tokens; differences: {wrong}", flush=True)
     return sum(wrong.values())
 
