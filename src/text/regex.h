@@ -1,5 +1,6 @@
 // The regular expressions of tokenizer.json as a table-driven automaton: the leftmost match that a backtracking engine
-// would prefer (first alternative, greedy first), found in linear time whatever the text.
+// would prefer (first alternative, greedy first), found in linear time whatever the text. Libraries of the system
+// backtrack, so that hostile text costs its square or hits a match limit, and know another Unicode than the reference.
 //
 // Supported: alternation, groups, (?i:) over ASCII, classes, \p{category}, \s \d and their negations, greedy and lazy
 // quantifiers, $ \z and look-ahead over one character. Meaning and Unicode version are those of the reference's engine

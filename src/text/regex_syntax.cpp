@@ -127,7 +127,8 @@ class Parser {
     const bool capital = sees("P{");
     at_ += 2;
     const bool negative = take("^") != capital;
-    const size_t close = std::min(pattern_.find('}', at_), pattern_.size());
+    const size_t close = pattern_.find('}', at_);
+    if (close == pattern_.npos) refuse("missing }");
     CodeSet set = CodeSet::category(pattern_.substr(at_, close - at_));
     if (set.empty()) refuse("unknown \\p property (general categories like L or Nd are supported)");
     at_ = close + 1;

@@ -162,4 +162,5 @@ def main():
     (out / "goldens.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

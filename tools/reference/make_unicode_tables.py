@@ -101,4 +101,5 @@ def main():
     print("}  // namespace saccade::text")
 
 
-main()
+if __name__ == "__main__":
+    main()
