@@ -69,7 +69,7 @@ bool read_interlaced(const Reader& reader, png_bytepp rows) {
 // Turns rows of samples (one or two bytes each) into RGB.
 class RowConverter {
  public:
-  RowConverter(const Reader& reader)
+  explicit RowConverter(const Reader& reader)
       : channels_(png_get_channels(reader.png, reader.info)), wide_(png_get_bit_depth(reader.png, reader.info) == 16) {
     const int color = png_get_color_type(reader.png, reader.info);
     grey_ = !(color & PNG_COLOR_MASK_COLOR);
@@ -153,17 +153,17 @@ Decoded decode_png(Bytes bytes, const std::string& origin, const ImageLimits& li
   const int64_t width = read_u32(raw(bytes) + 16, true), height = read_u32(raw(bytes) + 20, true);
   check_size(width, height, origin, limits);
   require(read_header(reader, limits));
-  require(start_pixels(reader));
-  const size_t row_bytes = png_get_rowbytes(reader.png, reader.info);
   // Deflate shrinks at most 1032 times: a header that promises more than the file can hold allocates nothing.
   const int bits = png_get_bit_depth(reader.png, reader.info) * png_get_channels(reader.png, reader.info);
   if (width * height / 8 * bits / 1100 > static_cast<int64_t>(bytes.size())) fail_truncated("PNG", origin);
+  const RowConverter converter(reader);  // of the samples as they are stored
+  require(start_pixels(reader));
+  const size_t row_bytes = png_get_rowbytes(reader.png, reader.info);
 
   Decoded decoded;
   decoded.orientation = find_orientation(bytes);
   decoded.image = make_image(width, height, origin, limits);
   uint8_t* out = decoded.image.rgb.data();
-  const RowConverter converter(reader);
   const int w = decoded.image.width, h = decoded.image.height;
   const size_t out_row = static_cast<size_t>(w) * 3;
   if (png_get_interlace_type(reader.png, reader.info) == PNG_INTERLACE_NONE) {
