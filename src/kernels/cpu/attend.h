@@ -21,6 +21,31 @@ struct FloatScores {
   }
 };
 
+// What the next block of keys will want, fetched a little with every row of values.
+struct Ahead {
+  static constexpr int64_t kLine = 64;
+  const char *k = nullptr, *v = nullptr;
+  int64_t stride = 0;         // bytes from row to row
+  int64_t lines = 0, at = 0;  // of a row: wanted, fetched
+  int64_t step = 0;           // lines per pass
+
+  // Starts a pass over the rows of a block; returns how many lines row j must fetch from k + j * stride on.
+  Ahead pass() {
+    Ahead now = *this;
+    now.k += at * kLine;
+    now.v += at * kLine;
+    now.lines = lines - at < step ? lines - at : step;
+    at += now.lines;
+    return now;
+  }
+  [[gnu::always_inline]] void fetch(int64_t row) const {
+    for (int64_t line = 0; line < lines; ++line) {
+      __builtin_prefetch(k + row * stride + line * kLine, 0, 2);
+      __builtin_prefetch(v + row * stride + line * kLine, 0, 2);
+    }
+  }
+};
+
 // The tiles, the same for every type of keys.
 template <class S, class Scores>
 struct AttentionTiles {
@@ -50,12 +75,14 @@ struct AttentionTiles {
 
   // acc[r] = acc[r] * scale[r] + sum over j < n of p[r][j] * value j, over kV vectors of channels.
   template <int kQ, int kV>
-  static void weigh(const float* p, const float* scale, const float* values, int64_t stride, int64_t n, float* acc) {
+  static void weigh(const float* p, const float* scale, const float* values, int64_t stride, int64_t n, float* acc,
+                    const Ahead& ahead) {
     F sum[kQ][kV];
     for (int r = 0; r < kQ; ++r) {
       for (int v = 0; v < kV; ++v) sum[r][v] = S::load(acc + r * stride + v * kLanes) * S::set(scale[r]);
     }
     for (int64_t j = 0; j < n; ++j) {
+      ahead.fetch(j);
       F x[kV];
       for (int v = 0; v < kV; ++v) x[v] = S::load(values + j * stride + v * kLanes);
       for (int r = 0; r < kQ; ++r) {
@@ -77,13 +104,13 @@ struct AttentionTiles {
   }
   template <int kQ = S::kTileQ, int kV = S::kTileV>
   static void weigh_rows(int64_t rows, int64_t vectors, const float* p, const float* scale, const float* values,
-                         int64_t stride, int64_t n, float* acc) {
+                         int64_t stride, int64_t n, float* acc, const Ahead& ahead) {
     if (rows < kQ) {
-      if constexpr (kQ > 1) weigh_rows<kQ - 1, kV>(rows, vectors, p, scale, values, stride, n, acc);
+      if constexpr (kQ > 1) weigh_rows<kQ - 1, kV>(rows, vectors, p, scale, values, stride, n, acc, ahead);
     } else if (vectors < kV) {
-      if constexpr (kV > 1) weigh_rows<kQ, kV - 1>(rows, vectors, p, scale, values, stride, n, acc);
+      if constexpr (kV > 1) weigh_rows<kQ, kV - 1>(rows, vectors, p, scale, values, stride, n, acc, ahead);
     } else {
-      weigh<kQ, kV>(p, scale, values, stride, n, acc);
+      weigh<kQ, kV>(p, scale, values, stride, n, acc, ahead);
     }
   }
 };
@@ -132,8 +159,9 @@ class Attention {
   void run() {
     for (int64_t i = 0; i < queries; ++i) {
       const T* from = static_cast<const T*>(a.q) + i / a.group * a.q_stride + i % a.group * a.dim;
-      for (int64_t u = 0; u < units; u += kLanes) {
-        S::store(q + i * padded + u, Scores::load(from + u * Scores::kUnit, units - u));
+      float* to = q + i * padded;
+      for (int64_t u = 0, count = units; u < count; u += kLanes) {
+        S::store(to + u, Scores::load(from + u * Scores::kUnit, count - u));
       }
     }
     for (int64_t begin = a.begin; begin < a.keys; begin += kKeySpan) {
@@ -175,37 +203,71 @@ class Attention {
       if (first >= queries) return;
       const int64_t n = end - block < kKeyBlock ? end - block : kKeyBlock;
       pack(block / kKeyBlock, n);
-      for (int64_t i = first; i < queries; i += S::kTileQ) {
-        attend_tile(i, queries - i < S::kTileQ ? queries - i : S::kTileQ, block, n);
+      const int64_t tiles = (queries - first + S::kTileQ - 1) / S::kTileQ;
+      const int64_t rows = (queries - first + tiles - 1) / tiles;  // of a tile, about the same for all
+      Ahead ahead = after(block + kKeyBlock, tiles);
+      for (int64_t i = first; i < queries; i += rows) {
+        attend_tile(i, queries - i < rows ? queries - i : rows, block, n, ahead);
       }
     }
   }
 
+  int64_t offset(int64_t block) const { return (a.blocks ? a.blocks[block] : block) * a.block_stride; }
+
+  // What follows the keys before `next`: more of this task's, or the next task's first.
+  Ahead after(int64_t next, int64_t tiles) const {
+    const AttendArgs* task = next < a.keys ? &a : a.next;
+    if (!task) return {};
+    const int64_t block = next < a.keys ? next / kKeyBlock : task->begin / kKeyBlock;
+    const int64_t at = (task->blocks ? task->blocks[block] : block) * task->block_stride;
+    Ahead ahead;
+    ahead.k = reinterpret_cast<const char*>(static_cast<const T*>(task->k) + at);
+    ahead.v = reinterpret_cast<const char*>(static_cast<const T*>(task->v) + at);
+    ahead.stride = task->token_stride * static_cast<int64_t>(sizeof(T));
+    ahead.lines = (a.dim * static_cast<int64_t>(sizeof(T)) + Ahead::kLine - 1) / Ahead::kLine;
+    ahead.step = (ahead.lines + tiles * value_passes() - 1) / (tiles * value_passes());
+    return ahead;
+  }
+
+  int64_t value_passes() const { return ((a.dim + kLanes - 1) / kLanes + S::kTileV - 1) / S::kTileV; }
+
   // Keys of a block transposed to [units][64], values widened to [64][padded]; what is beyond the n-th is zero.
   void pack(int64_t block, int64_t n) {
-    const int64_t offset = (a.blocks ? a.blocks[block] : block) * a.block_stride;
-    const T* k = static_cast<const T*>(a.k) + offset;
-    const T* v = static_cast<const T*>(a.v) + offset;
+    const T* k = static_cast<const T*>(a.k) + offset(block);
+    const T* v = static_cast<const T*>(a.v) + offset(block);
     for (int64_t j = 0; j < kKeyBlock; j += kLanes) {
-      for (int64_t u = 0; u < units; u += kLanes) {
-        F rows[kLanes];
-        for (int64_t i = 0; i < kLanes; ++i) {
-          const T* key = k + (j + i) * a.token_stride + u * Scores::kUnit;
-          rows[i] = j + i < n ? Scores::load(key, units - u) : S::set(0);
-        }
-        S::transpose(rows);
-        for (int64_t i = 0; i < kLanes && u + i < units; ++i) S::store(keys_t + (u + i) * kKeyBlock + j, rows[i]);
-      }
+      transpose(k + j * a.token_stride, n - j, keys_t + j);
     }
-    for (int64_t j = 0; j < n; ++j) {
-      for (int64_t d = 0; d < a.dim; d += kLanes) {
-        S::store(values + j * padded + d, load(v + j * a.token_stride + d, a.dim - d));
+    const int64_t dim = a.dim, stride = a.token_stride, to_stride = padded;  // stores might change a, for all GCC knows
+    float* to = values;
+    for (int64_t j = 0; j < n; ++j, v += stride, to += to_stride) {
+      int64_t d = 0;
+      for (; d + kLanes <= dim; d += kLanes) S::store(to + d, S::load(v + d));
+      if (d < dim) S::store(to + d, S::load_part(v + d, dim - d));
+    }
+  }
+
+  // kLanes keys, of which n are there.
+  void transpose(const T* k, int64_t n, float* to) const {
+    const int64_t all = units, stride = a.token_stride;
+    for (int64_t u = 0; u < all; u += kLanes) {
+      const T* from = k + u * Scores::kUnit;
+      F rows[kLanes];
+      if (n >= kLanes && u + kLanes <= all) {
+        for (int64_t i = 0; i < kLanes; ++i, from += stride) rows[i] = Scores::load(from, kLanes);
+      } else {
+        for (int64_t i = 0; i < kLanes; ++i, from += stride) {
+          rows[i] = i < n ? Scores::load(from, all - u) : S::set(0);
+        }
       }
+      S::transpose(rows);
+      const int64_t count = all - u < kLanes ? all - u : kLanes;
+      for (int64_t i = 0; i < count; ++i) S::store(to + (u + i) * kKeyBlock, rows[i]);
     }
   }
 
   // Queries [i, i + rows) and the n keys from `block` on.
-  void attend_tile(int64_t i, int64_t rows, int64_t block, int64_t n) {
+  void attend_tile(int64_t i, int64_t rows, int64_t block, int64_t n, Ahead& ahead) {
     alignas(64) float p[S::kTileQ * kKeyBlock];
     float scale[S::kTileQ];
     Tiles::score_rows(rows, q + i * padded, padded, units, keys_t, p);
@@ -213,11 +275,10 @@ class Attention {
       const int64_t sees = a.causal ? a.visible + (i + r) / a.group - block : n;
       scale[r] = soften(p + r * kKeyBlock, sees < n ? sees : n, span.top[i + r], span.sum[i + r]);
     }
-    const int64_t vectors = (a.dim + kLanes - 1) / kLanes;
-    const int64_t passes = (vectors + S::kTileV - 1) / S::kTileV, most = (vectors + passes - 1) / passes;
+    const int64_t vectors = (a.dim + kLanes - 1) / kLanes, most = (vectors + value_passes() - 1) / value_passes();
     for (int64_t v = 0; v < vectors; v += most) {
       Tiles::weigh_rows(rows, vectors - v < most ? vectors - v : most, p, scale, values + v * kLanes, padded, n,
-                        span.values + i * padded + v * kLanes);
+                        span.values + i * padded + v * kLanes, ahead.pass());
     }
   }
 
@@ -256,7 +317,8 @@ class Attention {
   }
 
   static void finish(const float* values, float sum, int64_t dim, T* y) {
-    for (int64_t d = 0; d < dim; d += kLanes) put(y + d, load(values + d, dim - d) / S::set(sum), dim - d);
+    const F share = S::set(1 / sum);
+    for (int64_t d = 0; d < dim; d += kLanes) put(y + d, load(values + d, dim - d) * share, dim - d);
   }
 
   template <class E>

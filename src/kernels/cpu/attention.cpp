@@ -35,10 +35,16 @@ void run(ThreadPool& pool, Arena& scratch, const Tasks& tasks, int64_t dim) {
   const int64_t size = attend_workspace(dim);
   auto* workspace = static_cast<float*>(scratch.allocate(static_cast<size_t>(pool.size() * size) * sizeof(float)));
   const auto attend = kernels().of<T>().attend;
-  for_items(pool, tasks.count, tasks.work <= kAlone, [&](int worker, int64_t item) {
-    AttendArgs& args = tasks.args[tasks.count - 1 - item];  // causal tasks grow: the longest first
-    args.workspace = workspace + worker * size;
-    attend(args);
+  const int64_t run =
+      std::clamp<int64_t>(tasks.count / (8 * pool.size()), 1, 8);  // tasks that a thread takes at a time
+  for_items(pool, ceil_div(tasks.count, run), tasks.work <= kAlone, [&](int worker, int64_t item) {
+    const int64_t end = std::min(tasks.count, (item + 1) * run);
+    for (int64_t i = item * run; i < end; ++i) {
+      AttendArgs& args = tasks.args[i];
+      args.workspace = workspace + worker * size;
+      args.next = i + 1 < end ? &args + 1 : nullptr;
+      attend(args);
+    }
   });
 }
 

@@ -56,6 +56,7 @@ struct AttendArgs {
   float* partial;    // unmerged results [rows * group][dim + 2]: values, maximum, sum; or null, and
   void* y;           // results, laid out like q with y_stride
   int64_t y_stride;
+  const AttendArgs* next;  // what the same thread will be asked next, to prefetch; or null
 };
 
 constexpr int64_t attend_padded(int64_t dim) { return (dim + 15) / 16 * 16; }
