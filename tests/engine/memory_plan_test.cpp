@@ -1,0 +1,117 @@
+#include "engine/memory_plan.h"
+
+#include <gmock/gmock.h>
+
+#include "base/error.h"
+
+namespace saccade {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr size_t kGiB = size_t{1} << 30;
+
+// 1 MiB of KV cache a page, 16 KiB a token.
+MemoryNeeds needs() {
+  return {.weights = 2 * kGiB,
+          .weights_mapped = false,
+          .vision = kGiB / 2,
+          .workspace = kGiB / 2,
+          .max_context = 32768,
+          .kv = {.layers = 4, .values_per_token = 2048, .dtype = DType::kBF16}};
+}
+
+std::string refusal(const MemoryNeeds& n, const EngineOptions& options, size_t available) {
+  try {
+    plan_memory(n, options, available);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(MemoryPlan, HoldsTheWholeBatchWhereMemoryAllows) {
+  EngineOptions options;
+  options.max_batch = 4;
+  const MemoryPlan plan = plan_memory(needs(), options, 64 * kGiB);
+  EXPECT_EQ(plan.context_tokens, 4 * 32768);
+  EXPECT_EQ(plan.kv_bytes, 2 * kGiB);
+  EXPECT_EQ(plan.kv_bytes_per_token, 16u << 10);
+  EXPECT_EQ(plan.weight_bytes, 2 * kGiB);
+  EXPECT_EQ(plan.available_bytes, 64 * kGiB);
+  EXPECT_EQ(context_limit(plan, options, 32768), 32768);
+  options.max_context = 1000;
+  EXPECT_EQ(plan_memory(needs(), options, 64 * kGiB).context_tokens, 4 * 1024);
+  EXPECT_EQ(context_limit(plan, options, 32768), 1000);
+}
+
+TEST(MemoryPlan, TakesHalfOfWhatIsLeft) {
+  const EngineOptions options;
+  const MemoryPlan plan = plan_memory(needs(), options, 3 * kGiB + kGiB / 2);
+  EXPECT_EQ(plan.kv_bytes, kGiB / 4);
+  EXPECT_EQ(context_limit(plan, options, 32768), 16384);
+}
+
+TEST(MemoryPlan, MappedWeightsClaimHalfOfMemoryAtMost) {
+  MemoryNeeds n = needs();
+  n.weights = 100 * kGiB;
+  EXPECT_THAT(refusal(n, {}, 8 * kGiB), HasSubstr("does not fit"));
+  n.weights_mapped = true;
+  const MemoryPlan plan = plan_memory(n, {}, 8 * kGiB);
+  EXPECT_TRUE(plan.weights_mapped);
+  EXPECT_EQ(plan.kv_bytes, (8 - 4 - 1) * kGiB / 2);
+}
+
+TEST(MemoryPlan, SaysWhatWouldFit) {
+  EXPECT_THAT(refusal(needs(), {}, 3 * kGiB), HasSubstr("does not fit"));
+  EXPECT_THAT(refusal(needs(), {}, 3 * kGiB + (1 << 20)), HasSubstr("a page of 64 tokens"));
+  EngineOptions options;
+  options.max_context = 20000;
+  EXPECT_THAT(refusal(needs(), options, 3 * kGiB + kGiB / 2), HasSubstr("16384 tokens fit"));
+  options.max_context = 40000;
+  EXPECT_THAT(refusal(needs(), options, 64 * kGiB), HasSubstr("32768"));
+}
+
+TEST(MemoryPlan, TakesTheSizeGiven) {
+  EngineOptions options;
+  options.kv_bytes = (3 << 20) + 5;
+  const MemoryPlan plan = plan_memory(needs(), options, 64 * kGiB);
+  EXPECT_EQ(plan.kv_bytes, 3u << 20);
+  EXPECT_EQ(plan.context_tokens, 192);
+  options.kv_bytes = 1000;
+  EXPECT_THAT(refusal(needs(), options, 64 * kGiB), HasSubstr("kv_bytes"));
+  options.kv_bytes = 62 * kGiB;
+  EXPECT_THAT(refusal(needs(), options, 64 * kGiB), HasSubstr("kv_bytes"));
+}
+
+TEST(MemoryPlan, SurvivesAbsurdNumbers) {
+  MemoryNeeds n = needs();
+  n.vision = SIZE_MAX;
+  EXPECT_THAT(refusal(n, {}, 64 * kGiB), HasSubstr("does not fit"));
+  n = needs();
+  n.kv.values_per_token = INT64_MAX;
+  EXPECT_THAT(refusal(n, {}, 64 * kGiB), HasSubstr("kv cache"));
+  EXPECT_EQ(refusal(needs(), {}, 0), "");  // memory unknown
+}
+
+TEST(CheckOptions, NamesTheField) {
+  const auto message = [](auto change) -> std::string {
+    EngineOptions options;
+    change(options);
+    try {
+      check_options(options);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(message([](auto&) {}), "");
+  EXPECT_THAT(message([](auto& o) { o.threads = -1; }), HasSubstr("threads"));
+  EXPECT_THAT(message([](auto& o) { o.max_batch = 0; }), HasSubstr("max_batch:"));
+  EXPECT_THAT(message([](auto& o) { o.max_batch_tokens = o.max_batch - 1; }), HasSubstr("max_batch_tokens"));
+  EXPECT_THAT(message([](auto& o) { o.max_queue = 0; }), HasSubstr("max_queue"));
+  EXPECT_THAT(message([](auto& o) { o.max_context = -5; }), HasSubstr("max_context"));
+}
+
+}  // namespace
+}  // namespace saccade

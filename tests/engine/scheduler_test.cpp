@@ -1,0 +1,129 @@
+#include "engine/scheduler.h"
+
+#include <gmock/gmock.h>
+
+#include <limits>
+
+#include "engine/fake_model.h"
+
+namespace saccade {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using testing::kVocab;
+using ::testing::Pair;
+
+class SchedulerTest : public ::testing::Test {
+ protected:
+  SequencePtr make(int64_t prompt, int64_t answer = 1) {
+    auto s = std::make_shared<Sequence>(Request{}, Sampling{}, model_->tokenizer(), kVocab);
+    s->id = next_id_++;
+    s->prompt.ids.assign(static_cast<size_t>(prompt), 'a');
+    s->max_new_tokens = answer;
+    return s;
+  }
+  // As after prefill and the first token.
+  static void start_decoding(Sequence& s) {
+    s.cached = s.prompt_length();
+    s.result.token_ids = {'b'};
+  }
+  static void add_picture(Sequence& s, int64_t at, int64_t tokens) {
+    s.prompt.media.push_back(std::make_shared<VisionInput>());
+    s.prompt.media_at.push_back(at);
+    s.media_tokens.push_back(tokens);
+    s.embeddings.emplace_back();
+  }
+  static std::vector<std::pair<uint64_t, int64_t>> plan(const Scheduler& scheduler) {
+    std::vector<std::pair<uint64_t, int64_t>> out;
+    for (const Chunk& c : scheduler.schedule()) out.emplace_back(c.sequence->id, c.tokens);
+    return out;
+  }
+
+  std::unique_ptr<Model> model_ = testing::fake_model();
+  KvCache kv_{KvLayout{.layers = 1, .values_per_token = 1, .dtype = DType::kF32}, 20};
+  uint64_t next_id_ = 0;
+};
+
+TEST_F(SchedulerTest, AdmitsInOrderWhatFitsWithItsWholeAnswer) {
+  Scheduler scheduler(kv_, 3, 100);
+  scheduler.add(make(64 * 10, 65));  // 11 pages: the last token needs no place
+  scheduler.add(make(64 * 10, 1));   // 10 pages: has to wait
+  scheduler.add(make(10, 1));        // would fit, but it came later
+  auto admitted = scheduler.admit();
+  ASSERT_EQ(admitted.size(), 1u);
+  EXPECT_EQ(kv_.free_pages(), 9);
+  scheduler.remove(*admitted[0])->pages.release();
+  admitted = scheduler.admit();
+  ASSERT_EQ(admitted.size(), 2u);
+  EXPECT_EQ(admitted[0]->id, 1u);
+  EXPECT_EQ(admitted[1]->id, 2u);
+  scheduler.add(make(10));
+  scheduler.add(make(10));
+  EXPECT_EQ(scheduler.admit().size(), 1u);  // max_batch
+  EXPECT_EQ(scheduler.running(), 3u);
+}
+
+TEST_F(SchedulerTest, DecodesFirstThenEqualShares) {
+  Scheduler scheduler(kv_, 8, 32);
+  std::vector<SequencePtr> s;
+  for (const int64_t prompt : {5, 100, 3, 5, 100}) s.push_back(make(prompt));
+  for (const auto& sequence : s) scheduler.add(sequence);
+  scheduler.admit();
+  start_decoding(*s[0]);
+  start_decoding(*s[3]);
+  // 30 left for 100, 3 and 100.
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1), Pair(3, 1), Pair(1, 14), Pair(2, 3), Pair(4, 13)));
+  s[1]->cached = 98;
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1), Pair(3, 1), Pair(1, 2), Pair(2, 3), Pair(4, 25)));
+}
+
+TEST_F(SchedulerTest, FewTokensGoToTheOldest) {
+  Scheduler scheduler(kv_, 4, 4);
+  std::vector<SequencePtr> s;
+  for (int i = 0; i < 4; ++i) scheduler.add(s.emplace_back(make(50)));
+  scheduler.admit();
+  start_decoding(*s[2]);
+  start_decoding(*s[3]);
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(3, 1), Pair(0, 1), Pair(1, 1)));
+  start_decoding(*s[1]);
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 1), Pair(0, 1)));
+}
+
+TEST_F(SchedulerTest, OnePictureAStepWhileOthersDecode) {
+  Scheduler scheduler(kv_, 4, 101);
+  std::vector<SequencePtr> s;
+  for (const int64_t prompt : {60, 60, 5}) scheduler.add(s.emplace_back(make(prompt)));
+  scheduler.admit();
+  add_picture(*s[0], 10, 10);
+  add_picture(*s[0], 30, 10);
+  add_picture(*s[1], 0, 10);
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 48), Pair(1, 48), Pair(2, 5)));
+  start_decoding(*s[2]);
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 30)));
+  s[0]->prompt.media[0].reset();  // encoded
+  s[0]->cached = 15;              // in the middle of it
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 45)));
+  s[0]->prompt.media[1].reset();
+  s[0]->cached = 30;
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 30), Pair(1, 60)));
+}
+
+TEST_F(SchedulerTest, TakesCancelledOnesOutOfBothQueues) {
+  Scheduler scheduler(kv_, 1, 100);
+  std::vector<SequencePtr> s;
+  for (int i = 0; i < 3; ++i) scheduler.add(s.emplace_back(make(5)));
+  scheduler.admit();
+  EXPECT_THAT(scheduler.take_cancelled(), IsEmpty());
+  s[0]->cancelled = true;
+  s[2]->cancelled = true;
+  EXPECT_EQ(scheduler.take_cancelled().size(), 2u);
+  EXPECT_EQ(scheduler.running(), 0u);
+  EXPECT_FALSE(scheduler.idle());
+  EXPECT_EQ(scheduler.admit(), std::vector{s[1]});
+  EXPECT_EQ(scheduler.clear(), std::vector{s[1]});
+  EXPECT_TRUE(scheduler.idle());
+}
+
+}  // namespace
+}  // namespace saccade
