@@ -8,6 +8,7 @@
 #include "build_info.h"
 #include "console.h"
 #include "flags.h"
+#include "kernels/cpu/kernels.h"
 #include "machine_probe.h"
 #include "media/libraries.h"
 #include "session.h"
@@ -30,6 +31,7 @@ Json examine(int threads) {
   return {{"saccade", {{"version", kVersion}, {"commit", kCommit}, {"compiler", kCompiler}, {"build", kBuildType}}},
           {"system", system_name()},
           {"cpu", {{"model", cpu_model()}, {"cores", available_cores()}, {"features", features}}},
+          {"kernels", cpu::kernels().name},
           {"memory",
            {{"total_bytes", memory.total},
             {"available_bytes", memory.available},
@@ -58,6 +60,7 @@ std::string describe(const Json& j) {
   std::string present, absent;
   for (const auto& [name, has] : cpu["features"].items()) (has.get<bool>() ? present : absent) += " " + name;
   row("features", (present.empty() ? "none" : present.substr(1)) + (absent.empty() ? "" : "; without" + absent));
+  row("kernels", string(j["kernels"]) + " (SACCADE_ISA chooses others)");
   row("memory", fmt::format("{}, {} free", human_bytes(memory["total_bytes"].get<size_t>()),
                             human_bytes(memory["available_bytes"].get<size_t>())));
   row("huge pages",

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <string>
 
+#include "base/error.h"
 #include "console.h"
 #include "flags.h"
 #include "models/model.h"
@@ -24,7 +26,25 @@ void append_config(std::string& text, const Json& config, const std::string& pre
   }
 }
 
-std::string describe(const ModelSummary& summary, const MemoryPlan& plan, bool tensors) {
+size_t kv_bytes_per_token(const KvLayout& kv) {
+  return static_cast<size_t>(kv.layers) * static_cast<size_t>(kv.values_per_token) * dtype_size(kv.dtype);
+}
+
+// A model that does not fit this machine is inspected all the same.
+struct Planned {
+  std::optional<MemoryPlan> plan;
+  std::string error;  // one line, where there is no plan
+};
+
+Planned plan_of(const EngineOptions& options) {
+  try {
+    return {Engine::plan(options), ""};
+  } catch (const Error& e) {
+    return {std::nullopt, e.what()};
+  }
+}
+
+std::string describe(const ModelSummary& summary, const Planned& planned, bool tensors) {
   const ModelInfo& info = summary.info;
   std::string text;
   const auto row = [&](const char* key, const std::string& value) {
@@ -38,8 +58,8 @@ std::string describe(const ModelSummary& summary, const MemoryPlan& plan, bool t
                              human_bytes(static_cast<size_t>(info.weight_bytes_per_token))));
   row("text", fmt::format("{} layers, hidden {}, vocabulary {}, context {} tokens", info.layers, info.hidden,
                           info.vocab, info.max_context));
-  row("KV cache", fmt::format("{} for each token", human_bytes(plan.kv_bytes_per_token)));
-  text += describe_plan(plan) + "\nconfiguration\n";
+  row("KV cache", fmt::format("{} for each token", human_bytes(kv_bytes_per_token(summary.kv))));
+  text += (planned.plan ? describe_plan(*planned.plan) : "memory: " + planned.error) + "\nconfiguration\n";
   append_config(text, summary.config, "");
   if (!summary.tensors.empty()) row("tensors", std::to_string(summary.tensors.size()));
   if (!tensors) return text;
@@ -51,10 +71,14 @@ std::string describe(const ModelSummary& summary, const MemoryPlan& plan, bool t
   return text;
 }
 
-Json describe_json(const ModelSummary& summary, const MemoryPlan& plan, bool tensors) {
-  Json json = {{"model", to_json(summary.info)},   {"weight_bytes", summary.weight_bytes},
-               {"weights_mapped", summary.mapped}, {"memory", to_json(plan)},
-               {"config", summary.config},         {"tensor_count", summary.tensors.size()}};
+Json describe_json(const ModelSummary& summary, const Planned& planned, bool tensors) {
+  Json json = {{"model", to_json(summary.info)},
+               {"weight_bytes", summary.weight_bytes},
+               {"weights_mapped", summary.mapped},
+               {"kv_bytes_per_token", kv_bytes_per_token(summary.kv)},
+               {"memory", planned.plan ? to_json(*planned.plan) : Json{{"error", planned.error}}},
+               {"config", summary.config},
+               {"tensor_count", summary.tensors.size()}};
   if (!tensors) return json;
   Json& rows = json["tensors"] = Json::array();
   for (const auto& tensor : summary.tensors) {
@@ -84,8 +108,8 @@ int inspect(const Args& args) {
   model.synthetic = options.synthetic;
   model.dtype = options.dtype == "f32" ? DType::kF32 : DType::kBF16;
   const ModelSummary summary = inspect_model(model);
-  const MemoryPlan plan = Engine::plan(options);
-  print_stdout(json ? dump_json(describe_json(summary, plan, tensors)) : describe(summary, plan, tensors));
+  const Planned planned = plan_of(options);
+  print_stdout(json ? dump_json(describe_json(summary, planned, tensors)) : describe(summary, planned, tensors));
   return kOk;
 }
 

@@ -59,9 +59,9 @@ int run(const Args& args) {
   if (!parse(app, args)) return kOk;
 
   EngineOptions options = engine_flags.options();
+  if (app.count("--prompt") == 0) prompt = prompt_from_stdin(media.reads_stdin());
   Message user{"user", media.parts(app)};
-  const bool prompt_given = app.count("--prompt") > 0;
-  user.content.push_back(ContentPart::of_text(prompt_given ? prompt : prompt_from_stdin(media.reads_stdin())));
+  user.content.push_back(ContentPart::of_text(prompt));
   Request request;
   if (app.count("--system") > 0) request.messages.push_back({"system", {ContentPart::of_text(system)}});
   request.messages.push_back(std::move(user));

@@ -30,6 +30,7 @@ class EngineImpl final : public Engine {
   Result generate(Request request, OnToken on_token) override;
   const ModelInfo& info() const override { return info_; }
   const MemoryPlan& memory() const override { return plan_; }
+  void set_load_seconds(double seconds) { info_.load_seconds = seconds; }
 
   struct Stats {
     int waiting = 0, running = 0;

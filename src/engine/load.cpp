@@ -35,7 +35,10 @@ MemoryPlan Engine::plan(const EngineOptions& options) {
 
 std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
   const MemoryPlan plan = Engine::plan(options);
-  return make_engine(load_model(model_options(options)), options, plan);
+  const auto start = Clock::now();
+  auto engine = std::make_unique<EngineImpl>(load_model(model_options(options)), options, plan);
+  engine->set_load_seconds(seconds(Clock::now() - start));
+  return engine;
 }
 
 }  // namespace saccade

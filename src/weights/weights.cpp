@@ -77,6 +77,11 @@ Weights::Weights(std::unique_ptr<WeightSource> source, DType dtype,
   source_->read_ahead();
 }
 
+void Weights::report_progress(size_t total_bytes, std::function<void(double)> on_progress) {
+  total_bytes_ = std::max<size_t>(1, total_bytes);
+  on_progress_ = std::move(on_progress);
+}
+
 std::optional<std::string> Weights::resolve(std::string_view name) const {
   if (source_->contains(name)) return std::string(name);
   for (const auto& [canonical, other] : aliases_) {
@@ -111,6 +116,9 @@ StoredTensor Weights::find(const std::string& name, std::span<const int64_t> sha
   if (!same_matrix(stored.shape, shape))
     fail("{}: tensor {}: expected shape {}, found {}", stored.file, quoted_name(stored.name), shape_text(shape),
          shape_text(stored.shape));
+  found_bytes_ += stored.bytes;
+  if (on_progress_)
+    on_progress_(static_cast<double>(std::min(found_bytes_, total_bytes_)) / static_cast<double>(total_bytes_));
   return stored;
 }
 

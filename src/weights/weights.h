@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -71,6 +72,9 @@ class Weights {
   // one dtype. A stored convolution kernel [rows, a, b, ...] counts as [rows, a * b * ...].
   Weight linear(std::initializer_list<Part> parts, int64_t cols, bool bias);
 
+  // From now on calls back with the share of `total_bytes` that was asked for.
+  void report_progress(size_t total_bytes, std::function<void(double share)> on_progress);
+
   size_t owned_bytes() const;  // memory of our own, without what is mapped from files
 
  private:
@@ -83,6 +87,8 @@ class Weights {
   std::unique_ptr<WeightSource> source_;
   DType dtype_;
   std::vector<std::pair<std::string, std::string>> aliases_;
+  size_t total_bytes_ = 0, found_bytes_ = 0;
+  std::function<void(double)> on_progress_;
   std::map<std::pair<const std::byte*, DType>, Buffer> owned_;  // by stored data: a tied matrix is converted once
 };
 

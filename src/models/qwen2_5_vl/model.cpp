@@ -247,12 +247,13 @@ std::unique_ptr<Model> load(const ModelOptions& options) {
   if (options.on_progress) options.on_progress(0.0, "tokenizer");
   Tokenizer tokenizer =
       synthetic ? synthetic_tokenizer(config) : Tokenizer::load((fs::path(options.path) / "tokenizer.json").string());
-  if (options.on_progress) options.on_progress(0.1, "weights");
   Weights weights(synthetic ? synthetic_weights(options.synthetic, options.seed) : open_checkpoint(options.path),
                   options.dtype, name_aliases());
-  auto model = std::make_unique<QwenModel>(options, config, std::move(tokenizer), std::move(weights));
-  if (options.on_progress) options.on_progress(1.0, "ready");
-  return model;
+  if (options.on_progress) {
+    const size_t bytes = static_cast<size_t>(parameters(config)) * dtype_size(DType::kBF16);
+    weights.report_progress(bytes, [report = options.on_progress](double share) { report(share, "weights"); });
+  }
+  return std::make_unique<QwenModel>(options, config, std::move(tokenizer), std::move(weights));
 }
 
 ModelSummary inspect(const ModelOptions& options) {
