@@ -2,8 +2,8 @@
 //
 //   heldout_accuracy MODEL DIR [--dtype bf16] [--min-all 0.95] [--min-kind 0.85] [--json FILE]
 //
-// DIR/questions.jsonl has one question a line: id, kind, images (paths below DIR) or video (frame paths) with fps, prompt,
-// answer. An answer counts when it is equal up to case, surrounding space and a final full stop. Exits with 1 below a minimum.
+// DIR/questions.jsonl has one question a line: id, kind, images (paths below DIR) or video (frame paths) with fps, history
+// (earlier turns), prompt, answer. An answer counts when it is equal up to case, surrounding space and a final full stop. Exits with 1 below a minimum.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -39,6 +39,12 @@ Question parse_question(const Json& json, const std::string& folder) {
     saccade::MediaOptions media;
     media.fps = json.at("fps").get<double>();
     message.content.push_back(ContentPart::of_video_frames(std::move(frames), media));
+  }
+  // Media belong to the first turn.
+  for (const Json& turn : json.value("history", Json::array())) {
+    message.content.push_back(ContentPart::of_text(turn.at("prompt")));
+    q.request.messages.push_back(std::exchange(message, {"user", {}}));
+    q.request.messages.push_back({"assistant", {ContentPart::of_text(turn.at("answer"))}});
   }
   message.content.push_back(ContentPart::of_text(json.at("prompt")));
   q.request.messages.push_back(std::move(message));

@@ -14,13 +14,13 @@ import sys
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 MODEL, HELDOUT, OUT = sys.argv[1:4]
 MAX_NEW_TOKENS = 24
 SAMPLES = 96  # values kept of each stage
-STAGE_KINDS_LIMIT = 1
 
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 processor = Qwen2VLImageProcessorPil.from_pretrained(MODEL)
@@ -37,8 +37,12 @@ def question_case(q):
     content = [{"type": "image", "path": p} for p in q.get("images") or []]
     if q.get("video"):
         content.append({"type": "video", "frames": q["video"], "fps": q["fps"]})
-    content.append(text(q["prompt"]))
-    return {"name": q["id"], "kind": q["kind"], "messages": [{"role": "user", "content": content}]}
+    messages = [{"role": "user", "content": content}]
+    for turn in q.get("history") or []:
+        messages[-1]["content"].append(text(turn["prompt"]))
+        messages += [{"role": "assistant", "content": [text(turn["answer"])]}, {"role": "user", "content": []}]
+    messages[-1]["content"].append(text(q["prompt"]))
+    return {"name": q["id"], "kind": q["kind"], "messages": messages}
 
 
 def extra_cases(questions):
@@ -161,7 +165,6 @@ def unescape(ids):
 
 
 def typed(value):
-    from tokenizers import Tokenizer
     raw = json.load(open(os.path.join(MODEL, "tokenizer.json")))
     raw["added_tokens"] = []
     return Tokenizer.from_str(json.dumps(raw)).encode(value, add_special_tokens=False).ids
