@@ -44,8 +44,14 @@ PreprocessConfig read_preprocess_config(const ModelOptions& options) {
   return PreprocessConfig::parse(read_json_file(path.string()), path.string());
 }
 
-// Synthetic models have no vocabulary of their own: bytes are their first 256 tokens, special tokens keep their ids.
+// Synthetic models have no vocabulary of their own: bytes are their first 256 tokens, the published special tokens keep
+// their ids, and what lies between are names that no text reaches.
 Tokenizer synthetic_tokenizer(const Config& config) {
+  constexpr const char* kSpecial[] = {
+      "<|endoftext|>",  "<|im_start|>",   "<|im_end|>",     "<|object_ref_start|>", "<|object_ref_end|>",
+      "<|box_start|>",  "<|box_end|>",    "<|quad_start|>", "<|quad_end|>",         "<|vision_start|>",
+      "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",  "<|video_pad|>"};
+  const int32_t first_special = config.vision_start - 9;
   Json vocab = Json::object();
   int next_extra = 256;
   for (int byte = 0; byte < 256; ++byte) {
@@ -59,22 +65,18 @@ Tokenizer synthetic_tokenizer(const Config& config) {
     }
     vocab[symbol] = byte;
   }
+  for (int32_t id = 256; id < first_special; ++id) vocab[fmt::format("[{}]", id)] = id;
   Json added = Json::array();
-  const auto add = [&](int32_t id, const char* token) {
-    added.push_back({{"id", id},
+  int32_t next_id = first_special;
+  for (const char* token : kSpecial) {
+    added.push_back({{"id", next_id++},
                      {"content", token},
                      {"special", true},
                      {"normalized", false},
                      {"single_word", false},
                      {"lstrip", false},
                      {"rstrip", false}});
-  };
-  add(config.vision_start - 8, "<|im_start|>");
-  add(config.vision_start - 7, "<|im_end|>");
-  add(config.vision_start, "<|vision_start|>");
-  add(config.vision_end, "<|vision_end|>");
-  add(config.image_token, "<|image_pad|>");
-  add(config.video_token, "<|video_pad|>");
+  }
   const Json json = {
       {"added_tokens", added},
       {"normalizer", nullptr},
