@@ -75,6 +75,30 @@ __attribute__((target("avx2,fma"))) float fmas_256(int64_t count) {
   return (a + b + c + d + e + f + g + h + j + k + l + m)[0];
 }
 
+// Four sums of tiles, each 16 x 16 x 32 multiply-adds a step.
+__attribute__((target("amx-tile,amx-bf16"))) float dots_tiles(int64_t count) {
+  struct alignas(64) {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } config;
+  _tile_loadconfig(&config);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  for (int64_t i = 0; i < count; ++i) {
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(1, 4, 5);
+    _tile_dpbf16ps(2, 4, 5);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_release();
+  return 0;
+}
+
 #endif
 
 float read_any(const std::byte* p, size_t bytes) {
@@ -103,9 +127,13 @@ double read_seconds(ThreadPool& pool, const std::byte* data, size_t bytes) {
       [&] { pool.run([&](int worker) { sink = read(data + static_cast<size_t>(worker) * share, share); }); });
 }
 
-Peak compute_peak(ThreadPool& pool) {
+Peak compute_peak(ThreadPool& pool, bool tiles) {
   constexpr int64_t kCount = 1000000;
 #if defined(__x86_64__)
+  if (tiles) {
+    return {"tdpbf16ps", rate(pool, 4.0 * 2 * 16 * 16 * 32 * kCount / 10, [] { return dots_tiles(kCount / 10); }),
+            rate(pool, 12.0 * 32 * kCount, [] { return fmas_512(kCount); })};
+  }
   if (__builtin_cpu_supports("avx512bf16")) {
     return {"vdpbf16ps", rate(pool, 12.0 * 64 * kCount, [] { return dots_512(kCount); }),
             rate(pool, 12.0 * 32 * kCount, [] { return fmas_512(kCount); })};

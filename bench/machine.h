@@ -22,6 +22,6 @@ struct Peak {
   const char* instruction;
   double bf16_flops, f32_flops;  // per second, all workers, from registers
 };
-Peak compute_peak(ThreadPool& pool);
+Peak compute_peak(ThreadPool& pool, bool tiles);  // tiles: AMX is there and granted
 
 }  // namespace saccade::bench

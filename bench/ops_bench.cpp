@@ -59,7 +59,10 @@ struct Bench {
   Pages memory;  // for the bandwidth
   Peak peak{};
 
-  explicit Bench(int threads) : pool(threads), memory(size_t{128} << 20), peak(compute_peak(pool)) {}
+  explicit Bench(int threads)
+      : pool(threads),
+        memory(size_t{128} << 20),
+        peak(compute_peak(pool, cpu::supported_isas().back() == cpu::Isa::kAmx)) {}
 
   double bandwidth() { return static_cast<double>(memory.size()) / read_seconds(pool, memory.data(), memory.size()); }
 

@@ -56,7 +56,7 @@ const Kernels& table(Isa isa) {
     case Isa::kAvx512Bf16:
       return kAvx512Bf16Kernels;
     case Isa::kAmx:
-      return kAvx512Bf16Kernels;
+      return kAmxKernels;
   }
   return kPortableKernels;
 }

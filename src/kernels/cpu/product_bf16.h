@@ -1,9 +1,8 @@
 // BF16 times BF16 by vdpbf16ps: 32 products a step, sums in float. Include only where AVX512-BF16 is compiled for.
 #pragma once
 
-#include "kernels/cpu/attend.h"
-#include "kernels/cpu/product.h"
 #include "kernels/cpu/simd_avx512.h"
+#include "kernels/cpu/tables.h"
 
 namespace saccade::cpu {
 
@@ -31,5 +30,12 @@ struct PairScores {
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_ps(*q), (__m512bh)keys);
   }
 };
+
+constexpr Kernels bf16_kernels(const char* name) {
+  Kernels kernels = simd_kernels<Avx512>(name);
+  kernels.bf16_bf16 = product_of<DotBf16>();
+  kernels.bf16 = type_kernels<Avx512, BFloat16, PairScores>();
+  return kernels;
+}
 
 }  // namespace saccade::cpu

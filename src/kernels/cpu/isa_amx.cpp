@@ -1,0 +1,16 @@
+#include "kernels/cpu/product_amx.h"
+#include "kernels/cpu/product_bf16.h"
+
+namespace saccade::cpu {
+namespace {
+
+constexpr Kernels with_tiles(Kernels kernels) {
+  kernels.bf16_bf16 = {TileBf16::kRows, TileBf16::kStep, sizeof(BFloat16), TileBf16::pack, TileBf16::multiply};
+  return kernels;
+}
+
+}  // namespace
+
+const Kernels kAmxKernels = with_tiles(bf16_kernels("amx"));
+
+}  // namespace saccade::cpu

@@ -1,0 +1,187 @@
+// BF16 times BF16 by AMX tiles: C[16 rows of w][16 rows of x] += A[16 rows of w][32 of k] * B[32 of k][16 rows of x].
+// A is read where the weights lie, its rows ldw apart; the few rows of x are packed into B's layout of k-pairs. Two by
+// two tiles of C take two loads of A and two of B for four products; with up to 16 rows of x, one B serves four A.
+// The sum of one output runs over k in the order of the steps, whatever stands beside it.
+//
+// Only for threads of a process that has been granted the tile registers (isa.cpp).
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/simd_avx512.h"
+
+namespace saccade::cpu {
+
+struct TileBf16 {
+  static constexpr int64_t kStep = 32, kRows = 16;
+  static constexpr int64_t kBlock = kStep * kRows;  // elements of a tile of A or B
+
+  // Packed x: panels of 16 rows; in a panel, step by step, [16 pairs of k][16 rows][2].
+  static void pack(const void* x_data, int64_t ldx, int64_t t, int64_t k, void* packed_data) {
+    const auto* x = static_cast<const BFloat16*>(x_data);
+    auto* packed = static_cast<BFloat16*>(packed_data);
+    for (int64_t t0 = 0; t0 < t; t0 += kRows) {
+      for (int64_t k0 = 0; k0 < k; k0 += kStep, packed += kBlock) {
+        const int64_t rows = t - t0 < kRows ? t - t0 : kRows, count = k - k0 < kStep ? k - k0 : kStep;
+        if (rows < kRows || count < kStep) __builtin_memset(packed, 0, kBlock * sizeof(BFloat16));
+        for (int64_t r = 0; r < rows; ++r) {
+          const BFloat16* from = x + (t0 + r) * ldx + k0;
+          for (int64_t i = 0; i < count; ++i) packed[i / 2 * 2 * kRows + 2 * r + i % 2] = from[i];
+        }
+      }
+    }
+  }
+
+  static void multiply(const MultiplyArgs& a) {
+    configure();
+    const auto* w = static_cast<const BFloat16*>(a.w);
+    int64_t j = 0;
+    if (a.t <= kRows) {
+      for (; j + 4 * kRows <= a.n; j += 4 * kRows) multiply_tiles<4, 1>(a, w + j * a.ldw, 0, j);
+      for (; j + 2 * kRows <= a.n; j += 2 * kRows) multiply_tiles<2, 1>(a, w + j * a.ldw, 0, j);
+      for (; j + kRows <= a.n; j += kRows) multiply_tiles<1, 1>(a, w + j * a.ldw, 0, j);
+    } else {
+      for (; j + 2 * kRows <= a.n; j += 2 * kRows) {
+        int64_t i = 0;
+        for (; i + kRows < a.t; i += 2 * kRows) multiply_tiles<2, 2>(a, w + j * a.ldw, i, j);
+        if (i < a.t) multiply_tiles<2, 1>(a, w + j * a.ldw, i, j);
+      }
+      for (; j + kRows <= a.n; j += kRows) {
+        for (int64_t i = 0; i < a.t; i += kRows) multiply_tiles<1, 1>(a, w + j * a.ldw, i, j);
+      }
+    }
+    if (j < a.n) {
+      for (int64_t i = 0; i < a.t; i += kRows) multiply_last_rows(a, w + j * a.ldw, i, j);
+    }
+    _tile_release();
+  }
+
+ private:
+  // Tiles 0 to 3 are sums, 4 to 7 operands; all have 16 rows of 64 bytes.
+  static void configure() {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } config;
+    _tile_loadconfig(&config);
+  }
+
+  static const BFloat16* panel(const MultiplyArgs& a, int64_t i) {
+    return static_cast<const BFloat16*>(a.x) + i * ((a.k + kStep - 1) / kStep * kStep);
+  }
+
+  // kW tiles of 16 rows of w from `w` on times kX panels of x from row i on. (kW, kX) is (4, 1) or at most (2, 2).
+  template <int kW, int kX>
+  static void multiply_tiles(const MultiplyArgs& a, const BFloat16* w, int64_t i, int64_t j) {
+    const BFloat16* x0 = panel(a, i);
+    const BFloat16* x1 = kX == 2 ? panel(a, i + kRows) : x0;
+    const auto step = [&](const BFloat16* at, int64_t row_bytes) __attribute__((always_inline)) {
+      const auto rows = [&](int tile) { return at + tile * kRows * row_bytes / 2; };
+      if constexpr (kW == 4) {
+        _tile_loadd(4, x0, 64);
+        _tile_loadd(5, rows(0), row_bytes);
+        _tile_dpbf16ps(0, 5, 4);
+        _tile_loadd(6, rows(1), row_bytes);
+        _tile_dpbf16ps(1, 6, 4);
+        _tile_loadd(5, rows(2), row_bytes);
+        _tile_dpbf16ps(2, 5, 4);
+        _tile_loadd(6, rows(3), row_bytes);
+        _tile_dpbf16ps(3, 6, 4);
+      } else {
+        _tile_loadd(4, x0, 64);
+        _tile_loadd(6, rows(0), row_bytes);
+        _tile_dpbf16ps(0, 6, 4);
+        if constexpr (kX == 2) {
+          _tile_loadd(5, x1, 64);
+          _tile_dpbf16ps(1, 6, 5);
+        }
+        if constexpr (kW == 2) {
+          _tile_loadd(7, rows(1), row_bytes);
+          _tile_dpbf16ps(2, 7, 4);
+          if constexpr (kX == 2) _tile_dpbf16ps(3, 7, 5);
+        }
+      }
+      x0 += kBlock;
+      x1 += kBlock;
+    };
+
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    const int64_t row_bytes = a.ldw * static_cast<int64_t>(sizeof(BFloat16));
+    // Sixteen and more row streams are too many for the hardware to follow: those of the first panel are fetched here.
+    const BFloat16* next = j + 2 * kW * kRows <= a.n ? w + kW * kRows * a.ldw : static_cast<const BFloat16*>(a.next);
+    constexpr int64_t kAhead = 16 * kStep;
+    int64_t k0 = 0;
+    for (; k0 + kStep <= a.k; k0 += kStep) {
+      if (i == 0) {
+        const BFloat16* ahead = k0 + kAhead < a.k ? w + k0 + kAhead : next + (k0 + kAhead - a.k);
+        for (int64_t r = 0; r < kW * kRows; ++r) __builtin_prefetch(ahead + r * a.ldw, 0, 2);
+      }
+      step(w + k0, row_bytes);
+    }
+    if (k0 < a.k) {  // no read past the end of a row: what follows may be anything
+      alignas(64) BFloat16 tail[kW * kBlock];
+      copy_rows(w + k0, a.ldw, kW * kRows, a.k - k0, tail);
+      step(tail, 64);
+    }
+
+    alignas(64) float sums[4][kRows * kRows];
+    _tile_stored(0, sums[0], 64);
+    if constexpr (kW == 4 || kX == 2) _tile_stored(1, sums[1], 64);
+    if constexpr (kW >= 2) _tile_stored(2, sums[2], 64);
+    if constexpr (kW == 4 || (kW == 2 && kX == 2)) _tile_stored(3, sums[3], 64);
+    if constexpr (kW == 4) {
+      for (int tile = 0; tile < 4; ++tile) put(a, sums[tile], i, j + tile * kRows, kRows);
+    } else {
+      put(a, sums[0], i, j, kRows);
+      if constexpr (kX == 2) put(a, sums[1], i + kRows, j, kRows);
+      if constexpr (kW == 2) put(a, sums[2], i, j + kRows, kRows);
+      if constexpr (kW == 2 && kX == 2) put(a, sums[3], i + kRows, j + kRows, kRows);
+    }
+  }
+
+  // The rows of w that do not fill a tile.
+  static void multiply_last_rows(const MultiplyArgs& a, const BFloat16* w, int64_t i, int64_t j) {
+    alignas(64) BFloat16 rows[kBlock];
+    const BFloat16* x = panel(a, i);
+    _tile_zero(0);
+    for (int64_t k0 = 0; k0 < a.k; k0 += kStep, x += kBlock) {
+      copy_rows(w + k0, a.ldw, a.n - j, a.k - k0 < kStep ? a.k - k0 : kStep, rows);
+      _tile_loadd(4, x, 64);
+      _tile_loadd(6, rows, 64);
+      _tile_dpbf16ps(0, 6, 4);
+    }
+    alignas(64) float sums[kRows * kRows];
+    _tile_stored(0, sums, 64);
+    put(a, sums, i, j, a.n - j);
+  }
+
+  // `rows` rows of `count` elements, zero filled to tiles.
+  static void copy_rows(const BFloat16* from, int64_t ld, int64_t rows, int64_t count, BFloat16* to) {
+    __builtin_memset(to, 0, static_cast<size_t>((rows + kRows - 1) / kRows * kBlock) * sizeof(BFloat16));
+    for (int64_t r = 0; r < rows; ++r) {
+      __builtin_memcpy(to + r * kStep, from + r * ld, static_cast<size_t>(count) * sizeof(BFloat16));
+    }
+    __asm__ volatile("" ::: "memory");  // GCC's _tile_loadd does not say that it reads memory
+  }
+
+  // out[i ..][j ..] (+)= the transpose of sums [16 rows of w][16 rows of x], `columns` of the former.
+  static void put(const MultiplyArgs& a, const float* sums, int64_t i, int64_t j, int64_t columns) {
+    __m512 rows[kRows];
+    for (int64_t r = 0; r < kRows; ++r) rows[r] = _mm512_load_ps(sums + r * kRows);
+    Avx512::transpose(rows);
+    const auto mask = static_cast<__mmask16>((1u << columns) - 1);
+    const int64_t count = a.t - i < kRows ? a.t - i : kRows;
+    for (int64_t r = 0; r < count; ++r) {
+      float* to = a.out + (i + r) * a.ldo + j;
+      const __m512 sum = a.add ? _mm512_maskz_loadu_ps(mask, to) + rows[r] : rows[r];
+      _mm512_mask_storeu_ps(to, mask, sum);
+    }
+  }
+};
+
+}  // namespace saccade::cpu
