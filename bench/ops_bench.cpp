@@ -2,6 +2,7 @@
 // bandwidth for few rows, multiply-add peak for many.
 //   ops_bench [THREADS] [SECTION ...]   sections: decode prefill attention rows (all when none is named)
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -53,6 +54,12 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// Bytes that no cache holds a useful part of.
+size_t beyond_caches() {
+  const int64_t l3 = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return std::max(size_t{160} << 20, 4 * static_cast<size_t>(std::max<int64_t>(0, l3)));
+}
+
 struct Bench {
   ThreadPool pool;
   Arena arena;
@@ -61,7 +68,7 @@ struct Bench {
 
   explicit Bench(int threads)
       : pool(threads),
-        memory(size_t{128} << 20),
+        memory(beyond_caches()),
         peak(compute_peak(pool, cpu::supported_isas().back() == cpu::Isa::kAmx)) {}
 
   double bandwidth() { return static_cast<double>(memory.size()) / read_seconds(pool, memory.data(), memory.size()); }
@@ -172,7 +179,8 @@ void paged(Bench& b) {
        std::vector<std::array<int64_t, 3>>{{1, 512, 1}, {1, 8192, 1}, {8, 2048, 1}, {1, 512, 512}, {1, 2048, 512}}) {
     const int64_t pages = sequences * length / kPageTokens;
     // Layers enough that none stays in cache from one call to the next.
-    const int64_t layers = std::max<int64_t>(1, (int64_t{128} << 20) / (pages * 2 * kv_heads * kPageTokens * dim * 2));
+    const int64_t layers =
+        std::max<int64_t>(1, static_cast<int64_t>(beyond_caches()) / (pages * 2 * kv_heads * kPageTokens * dim * 2));
     Buffer cache(static_cast<size_t>(layers * pages * 2 * kv_heads * kPageTokens * dim) * 2);
     const Tensor kv_layers(cache.data(), DType::kBF16, {layers, pages * 2 * kv_heads * kPageTokens * dim});
     fill(kv_layers.slice(0, 1), 4);
@@ -237,7 +245,7 @@ int run(int argc, char** argv) {
   Bench b(threads);
   fmt::print("{} threads, {}; {} peak {:.0f} GFLOP/s, f32 {:.0f} GFLOP/s\n", b.pool.size(), cpu::kernels().name,
              b.peak.instruction, b.peak.bf16_flops / 1e9, b.peak.f32_flops / 1e9);
-  if (wants("decode")) linears(b, {1, 2, 4, 8}, size_t{160} << 20);
+  if (wants("decode")) linears(b, {1, 2, 4, 8}, beyond_caches());
   if (wants("prefill")) linears(b, {128, 512}, size_t{64} << 20);
   if (wants("attention")) {
     segments(b);
