@@ -112,9 +112,11 @@ void EngineImpl::cancel(uint64_t id) {
 
 Result EngineImpl::generate(Request request, OnToken on_token) {
   if (std::this_thread::get_id() == engine_thread_.get_id()) fail("generate() waits: a callback may only submit()");
-  std::promise<Result> done;
-  submit(std::move(request), std::move(on_token), [&](const Result& r) { done.set_value(r); });
-  Result result = done.get_future().get();
+  // Shared: the waiting side may return while set_value() is still on its way out.
+  auto done = std::make_shared<std::promise<Result>>();
+  auto future = done->get_future();
+  submit(std::move(request), std::move(on_token), [done](const Result& r) { done->set_value(r); });
+  Result result = future.get();
   if (result.finish == FinishReason::kError) throw Error(result.error);
   return result;
 }

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 
 #include <future>
+#include <set>
 
 #include "base/error.h"
 #include "engine/engine_impl.h"
@@ -157,6 +158,49 @@ TEST(Engine, PenaltyCountsThePrompt) {
   EXPECT_THAT(rig.engine->generate(r).token_ids, Not(::testing::Contains(int32_t{'x'})));
 }
 
+TEST(Engine, PenaltyCountsTheAnswer) {
+  Rig rig;
+  Request r = ask("no script", 60);
+  r.sampling.repetition_penalty = 1000;
+  const Result result = rig.engine->generate(r);
+  std::set<int32_t> ids(result.prompt_ids.begin(), result.prompt_ids.end());
+  for (const int32_t id : result.token_ids) EXPECT_TRUE(ids.insert(id).second) << id << " again";
+}
+
+TEST(Engine, PositionsAreThePromptsThenCountOn) {
+  auto hooks = std::make_shared<FakeHooks>();
+  std::vector<int32_t> positions[kAxes];
+  hooks->on_forward = [&](const Batch& b) {
+    for (int axis = 0; axis < kAxes; ++axis)
+      positions[axis].insert(positions[axis].end(), b.positions.row<int32_t>(axis),
+                             b.positions.row<int32_t>(axis) + b.ids.dim(0));
+  };
+  make_engine(fake_model(hooks), options(2, 3))->generate(ask("|ab"));
+  // Prompt of four ids (the fake model counts by one and by two), then from its next_position on.
+  EXPECT_THAT(positions[0], ElementsAre(0, 1, 2, 3, 8, 9));
+  EXPECT_THAT(positions[1], ElementsAre(0, 2, 4, 6, 8, 9));
+}
+
+TEST(Engine, PreparesNoFurtherAheadThanABatch) {
+  auto hooks = std::make_shared<FakeHooks>();
+  std::promise<void> gate, reached;
+  std::atomic<int> prepared{0};
+  hooks->on_prepare = [&] { ++prepared; };
+  hooks->on_forward = [&, opened = gate.get_future().share(), once = false](const Batch&) mutable {
+    if (!std::exchange(once, true)) reached.set_value();
+    opened.wait();
+  };
+  const auto engine = make_engine(fake_model(hooks), options(2));
+  std::vector<std::future<Result>> futures;
+  for (int i = 0; i < 20; ++i) futures.push_back(start(*engine, ask("|x")));
+  reached.get_future().wait();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_LE(prepared, 4);  // two running, two ahead
+  gate.set_value();
+  for (auto& f : futures) EXPECT_EQ(f.get().text, "x");
+  EXPECT_EQ(prepared, 20);
+}
+
 TEST(Engine, EndsAtAnyEosOrNone) {
   Rig rig;
   Result r = rig.engine->generate(ask("|ab~cd"));
@@ -282,6 +326,16 @@ TEST(Engine, FailingRequestsEndAlone) {
   for (auto& f : good) EXPECT_EQ(f.get().text, "all is well");
   EXPECT_TRUE(rig.all_freed());
   EXPECT_THROW(rig.engine->generate(ask("unreadable")), Error);
+}
+
+TEST(Engine, LogitsThatAreNotFiniteEndTheirRequestOnly) {
+  Rig rig;
+  auto other = start(*rig.engine, ask("|all is well"));
+  const Result result = start(*rig.engine, ask("|12#45")).get();
+  EXPECT_EQ(result.finish, FinishReason::kError);
+  EXPECT_THAT(result.error, HasSubstr("not finite"));
+  EXPECT_EQ(result.text, "12#");
+  EXPECT_EQ(other.get().text, "all is well");
 }
 
 TEST(Engine, FailureInTheMiddleOfAnAnswerEndsIt) {

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstdlib>
+#include <limits>
 #include <new>
 
 #include "base/error.h"
@@ -182,6 +183,7 @@ class FakeModel : public Model {
         out[v] = v < 256 && v != '!' ? static_cast<float>(h >> 40) * 0x1p-21f : -20;  // [0, 8)
       }
       if (next[row] >= 0) out[next[row]] = 20;
+      if (b.ids.as<int32_t>()[row] == '#') out[7] = std::numeric_limits<float>::quiet_NaN();
     }
     c.tap("logits", logits);
     return logits;

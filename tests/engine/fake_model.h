@@ -5,7 +5,8 @@
 // '|', the model answers with what follows it ('~' stands for kEos2, '^' for '!') and kEos; otherwise it talks
 // hash, never a special id.
 // Images are bytes "img:<tokens>:<seed>"; "img:<tokens>:oom" throws std::bad_alloc in encode().
-// Text with '!' makes forward() throw for the step that it is in; text "unreadable" makes prepare() throw.
+// Text with '!' makes forward() throw for the step that it is in; '#' makes a NaN of a logit that follows it; text
+// "unreadable" makes prepare() throw.
 #pragma once
 
 #include <atomic>

@@ -59,7 +59,7 @@ std::set<int32_t> naive_kept(const std::vector<float>& x, const Sampling& s) {
 TEST(Sampler, KeepsTheSameTokensAsSorting) {
   Sampler sampler;
   int cut = 0;
-  for (const size_t vocab : {1, 2, 65, 700})
+  for (const size_t vocab : {1, 2, 65, 700, 3000})
     for (const float step : {0.0f, 0.5f, 100.0f})
       for (const int top_k : {0, 1, 5, 100, 5000})
         for (const float top_p : {1e-6f, 0.3f, 0.9f, 0.999f, 1.0f})
