@@ -2,8 +2,9 @@
 //
 //   heldout_accuracy MODEL DIR [--dtype bf16] [--min-all 0.95] [--min-kind 0.85] [--json FILE]
 //
-// DIR/questions.jsonl has one question a line: id, kind, images (paths below DIR) or video (frame paths) with fps, history
-// (earlier turns), prompt, answer. An answer counts when it is equal up to case, surrounding space and a final full stop. Exits with 1 below a minimum.
+// DIR/questions.jsonl has one question a line: id, kind, images (paths below DIR) or video (frame paths) with fps,
+// history (earlier turns), prompt, answer. An answer counts when it is equal up to case, surrounding space and a final
+// full stop. Exits with 1 below a minimum.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -112,7 +113,8 @@ int run(int argc, char** argv) {
       s->right += right;
     }
     if (!right && verbose) {
-      fmt::print("{}: expected \"{}\", got \"{}\" {}\n", questions[i].id, questions[i].answer, result.text, result.error);
+      fmt::print("{}: expected \"{}\", got \"{}\" {}\n", questions[i].id, questions[i].answer, result.text,
+                 result.error);
     }
   }
   bool enough = all.share() >= min_all;

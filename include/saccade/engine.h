@@ -20,8 +20,9 @@
 namespace saccade {
 
 struct EngineOptions {
-  std::string model = {};      // folder of a Hugging Face checkpoint
-  std::string synthetic = {};  // or the name of published shapes to fill with seeded random weights, e.g. "qwen2.5-vl-3b"
+  std::string model = {};  // folder of a Hugging Face checkpoint
+  std::string synthetic =
+      {};  // or the name of published shapes to fill with seeded random weights, e.g. "qwen2.5-vl-3b"
   std::string dtype = "bf16";  // arithmetic of activations: "bf16" or "f32"
   int threads = 0;             // 0: all cores
   int max_batch = 16;          // sequences that run at once

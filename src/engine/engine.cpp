@@ -342,6 +342,7 @@ void EngineImpl::leave_queue(Sequence& s) {
   --waiting_;
 }
 
+// By value: the caller's last reference ends here. NOLINTNEXTLINE(performance-unnecessary-value-param)
 void EngineImpl::end(SequencePtr s, FinishReason reason, std::string error) {
   const auto now = Clock::now();
   Result& r = s->result;

@@ -82,7 +82,8 @@ TEST_P(Golden, GreedyTokensEqual) {
       ++equal;
       continue;
     }
-    const auto [a, b] = std::mismatch(expected.begin(), expected.end(), result.token_ids.begin(), result.token_ids.end());
+    const auto [a, b] =
+        std::mismatch(expected.begin(), expected.end(), result.token_ids.begin(), result.token_ids.end());
     const auto step = static_cast<size_t>(a - expected.begin());
     const auto margins = golden.at("margins_" + dtype).get<std::vector<double>>();
     const bool tie = dtype == "bf16" && step < margins.size() && margins[step] <= kTieMargin;
