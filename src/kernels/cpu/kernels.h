@@ -32,7 +32,12 @@ struct Product {
   size_t packed_size;        // bytes of a packed element
   void (*pack)(const void* x, int64_t ldx, int64_t t, int64_t k, void* packed);
   void (*multiply)(const MultiplyArgs& args);
+  // For one row of x: what multiply() gives for all blocks of k one after another, in a single pass over w in the
+  // order of memory. Null where multiply() does as well.
+  void (*stream)(const MultiplyArgs& args, int64_t block_k) = nullptr;
 };
+
+inline constexpr int64_t kMaxStreamBlocks = 16;  // blocks of k that stream() takes
 
 // Attention of rows * group queries over keys in blocks of kKeyBlock. Query (r, g) sees the keys below `keys` or, when
 // causal, below visible + r. Keys are taken in spans of kKeySpan; each span gives its own (weighted values, maximum,

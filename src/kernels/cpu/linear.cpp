@@ -11,10 +11,10 @@
 namespace saccade::cpu {
 namespace {
 
-constexpr int64_t kBlockK = 2048;  // 6 rows of x and 4 of w of it fit L1 together, kBlockT rows of x half of L2
-constexpr int64_t kBlockT = 132;   // a multiple of the tiles' 6 and 3
-constexpr int64_t kBlockN = 128;   // rows of w per item when there are many rows of x
-constexpr int64_t kStreamBytes = 128 << 10;  // of w per item when there are few
+constexpr int64_t kBlockK = 2048;          // 6 rows of x and 4 of w of it fit L1 together, kBlockT rows of x half of L2
+constexpr int64_t kBlockT = 132;           // a multiple of the tiles' 6 and 3
+constexpr int64_t kBlockN = 128;           // rows of w per item when there are many rows of x
+constexpr int64_t kStreamBytes = 4 << 20;  // of w per item when there are few: long runs stream best
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -35,7 +35,8 @@ Plan plan(const Product& product, int64_t t, int64_t n, int64_t k, size_t weight
   p.t_blocks = ceil_div(t, p.block_t);
   int64_t rows = kBlockN;
   if (t <= 16) rows = kStreamBytes / (k * static_cast<int64_t>(weight_size));
-  const int64_t per_thread = ceil_div(n * p.t_blocks, 4 * threads);  // several items each, to even out the end
+  const int64_t per_thread =
+      ceil_div(n * p.t_blocks, (t <= 16 ? 2 : 4) * threads);  // several each, to even out the end
   rows = std::min(rows, per_thread) / (pair ? 2 : 1);
   p.block_n = std::max<int64_t>(16, round_up(rows, 16));
   p.n_blocks = ceil_div(n, p.block_n);
@@ -47,6 +48,10 @@ template <class W>
 void multiply_part(const Product& product, const Plan& p, const std::byte* x, int64_t t, const Tensor& w, int64_t begin,
                    int64_t end, float* sums, int64_t ld) {
   const W* first = w.row<W>(begin);
+  if (t == 1 && product.stream && ceil_div(p.k, p.block_k) <= kMaxStreamBlocks) {
+    product.stream({x, first, first, p.k, 1, end - begin, p.k, sums, ld, false}, p.block_k);
+    return;
+  }
   const int64_t padded_t = round_up(t, product.row_step);
   for (int64_t k0 = 0; k0 < p.k; k0 += p.block_k) {
     const W* next = first;  // the last tile has nothing to prefetch unless more of w follows
