@@ -128,6 +128,10 @@ class QwenModel final : public Model {
       chat_ = ChatFormat::published(tokenizer_);
       generation_.eos_ids = {chat_.im_end};
     }
+    if (tokenizer_.vocab_size() > config.vocab) {
+      fail("{}: tokenizer.json has ids up to {}, config.json's vocab_size is {}", info_.name,
+           tokenizer_.vocab_size() - 1, config.vocab);
+    }
     check_token("<|vision_start|>", config.vision_start);
     check_token("<|vision_end|>", config.vision_end);
     check_token("<|image_pad|>", config.image_token);
