@@ -32,9 +32,9 @@ class LoadProgress {
     const int percent = static_cast<int>(fraction * 100);
     if (percent < next_) return;
     if (terminal_)
-      fmt::print(stderr, "\r\033[K{} {}%", what, percent);
+      fmt::print(stderr, "\r\033[Kloading {} {}%", what, percent);
     else
-      fmt::print(stderr, "{} {}%\n", what, percent);
+      fmt::print(stderr, "loading {} {}%\n", what, percent);
     shown_ = true;
     next_ = terminal_ ? percent + 1 : percent / 10 * 10 + 10;
   }
