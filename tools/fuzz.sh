@@ -10,6 +10,7 @@ seconds=${1:-60}
 launcher=()
 if command -v ccache >/dev/null; then
   launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1  # another clone's results serve too
 fi
 cmake --preset fuzz --log-level=WARNING "${launcher[@]}"
 

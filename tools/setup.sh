@@ -13,8 +13,8 @@ packages=(g++ cmake ninja-build pkg-config
   libavformat-dev libavcodec-dev libswscale-dev libavutil-dev)
 case $level in
   run) ;;
-  test) packages+=(libgtest-dev libgmock-dev) ;;
-  full) packages+=(libgtest-dev libgmock-dev clang clang-format clang-tidy) ;;
+  test) packages+=(libgtest-dev libgmock-dev zlib1g-dev) ;;
+  full) packages+=(libgtest-dev libgmock-dev zlib1g-dev clang clang-format clang-tidy) ;;
   *) echo "usage: tools/setup.sh run|test|full" >&2; exit 2 ;;
 esac
 
@@ -35,7 +35,7 @@ as_root=()
 if [ "$(id -u)" -ne 0 ]; then
   as_root=(sudo)
 fi
-apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@"; }
+apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"; }
 
 updated=no
 install() {
