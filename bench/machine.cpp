@@ -75,14 +75,16 @@ __attribute__((target("avx2,fma"))) float fmas_256(int64_t count) {
   return (a + b + c + d + e + f + g + h + j + k + l + m)[0];
 }
 
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+constexpr TileConfig kTiles;
+
 // Four sums of tiles, each 16 x 16 x 32 multiply-adds a step.
 __attribute__((target("amx-tile,amx-bf16"))) float dots_tiles(int64_t count) {
-  struct alignas(64) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } config;
-  _tile_loadconfig(&config);
+  _tile_loadconfig(&kTiles);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);

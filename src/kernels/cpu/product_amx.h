@@ -13,6 +13,14 @@
 
 namespace saccade::cpu {
 
+// Tiles 0 to 3 are sums, 4 to 7 operands; all have 16 rows of 64 bytes.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+inline constexpr TileConfig kTileConfig;  // in memory: GCC's _tile_loadconfig says that it reads 8 bytes only
+
 struct TileBf16 {
   static constexpr int64_t kStep = 32, kRows = 16;
   static constexpr int64_t kBlock = kStep * kRows;  // elements of a tile of A or B
@@ -34,7 +42,7 @@ struct TileBf16 {
   }
 
   static void multiply(const MultiplyArgs& a) {
-    configure();
+    _tile_loadconfig(&kTileConfig);
     const auto* w = static_cast<const BFloat16*>(a.w);
     int64_t j = 0;
     if (a.t <= kRows) {
@@ -58,16 +66,6 @@ struct TileBf16 {
   }
 
  private:
-  // Tiles 0 to 3 are sums, 4 to 7 operands; all have 16 rows of 64 bytes.
-  static void configure() {
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
-    _tile_loadconfig(&config);
-  }
-
   static const BFloat16* panel(const MultiplyArgs& a, int64_t i) {
     return static_cast<const BFloat16*>(a.x) + i * ((a.k + kStep - 1) / kStep * kStep);
   }
