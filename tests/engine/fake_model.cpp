@@ -180,7 +180,7 @@ class FakeModel : public Model {
       float* out = logits.row<float>(r);
       for (int32_t v = 0; v < kVocab; ++v) {
         const uint64_t h = mix(state[row] ^ mix(static_cast<uint64_t>(v)));
-        out[v] = v < 256 && v != '!' ? static_cast<float>(h >> 40) * 0x1p-21f : -20;  // [0, 8)
+        out[v] = v < 256 && v != '!' && v != '#' ? static_cast<float>(h >> 40) * 0x1p-21f : -20;  // [0, 8)
       }
       if (next[row] >= 0) out[next[row]] = 20;
       if (b.ids.as<int32_t>()[row] == '#') out[7] = std::numeric_limits<float>::quiet_NaN();
