@@ -21,6 +21,7 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 constexpr const char* kArchitecture = "qwen2.5-vl";
+constexpr double kMaxPosition = 1 << 30;  // of the time axis of a clip
 
 struct VisionPatches : VisionInput {
   Patches patches;
@@ -229,6 +230,11 @@ class QwenModel final : public Model {
     prompt.decode_seconds += seconds_since(start);
     start = Clock::now();
     Patches patches = preprocess_video(video, limits_of(part), dtype_, origin);
+    const double seconds = patches.second_per_grid * static_cast<double>(patches.grid_t);
+    if (!(seconds * config_.vision.tokens_per_second <= kMaxPosition)) {
+      fail("{}: at {} frames per second the clip lasts {} s, more than positions can count", origin, video.fps,
+           seconds);
+    }
     prompt.preprocess_seconds += seconds_since(start);
     return patches;
   }
