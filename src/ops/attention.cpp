@@ -8,6 +8,7 @@ namespace saccade::ops {
 Tensor paged_attention(const Ctx& c, const Tensor& q, const Tensor& kv_layer, const PagedKv& kv, float scale) {
   Dim t{"T"}, h{"H"}, dh{"Dh"}, pages{"pages"}, k{"K"}, b{"B"}, max_pages{"max_pages"};
   expect(q, "q").shape(t, h, dh).dtype(DType::kF32, DType::kBF16).contiguous();
+  CHECK(dh % 2 == 0, "head dimension {}", dh.size);
   expect(kv_layer, "kv_layer").shape(pages, 2, k, kPageTokens, dh).dtype(q.dtype).contiguous();
   CHECK(h % k == 0, "{} query heads over {} kv heads", h.size, k.size);
   expect(kv.kv_lens, "kv_lens").shape(b).dtype(DType::kI32).contiguous();
@@ -30,6 +31,7 @@ Tensor paged_attention(const Ctx& c, const Tensor& q, const Tensor& kv_layer, co
 Tensor segment_attention(const Ctx& c, const Tensor& qkv, const Tensor& cu_seqlens, float scale) {
   Dim p{"P"}, h{"H"}, dh{"Dh"}, n{"n + 1"};
   expect(qkv, "qkv").shape(p, 3, h, dh).dtype(DType::kF32, DType::kBF16).contiguous();
+  CHECK(dh % 2 == 0, "head dimension {}", dh.size);
   expect(cu_seqlens, "cu_seqlens").shape(n).dtype(DType::kI32).contiguous();
   const auto* ends = cu_seqlens.as<int32_t>();
   CHECK(n >= 1 && ends[0] == 0 && ends[n - 1] == p, "cu_seqlens must run from 0 to {}", p.size);
