@@ -265,19 +265,24 @@ Peak measure(ThreadPool& pool, const FlopsLoop& loop, double seconds) {
 
 }  // namespace
 
+void read_memory(ThreadPool& pool, const void* data, size_t bytes) {
+  const size_t share = bytes / static_cast<size_t>(pool.size()) / 1024 * 1024;
+  const ReadFn read = pick_read();
+  pool.run([&](int worker) {
+    g_sink += read(static_cast<const uint8_t*>(data) + static_cast<size_t>(worker) * share, share);
+  });
+}
+
 double measure_read_bandwidth(ThreadPool& pool, double seconds, size_t bytes) {
   constexpr size_t kBlock = size_t{1} << 20;
   const auto workers = static_cast<size_t>(pool.size());
   const size_t share = std::max(kBlock, bytes / workers / kBlock * kBlock);
   const Pages pages(share * workers);
-  const ReadFn read = pick_read();
   pool.run([&](int worker) {  // each worker touches its own share first, so that it lies near its core
     uint8_t* begin = pages.data() + static_cast<size_t>(worker) * share;
     std::fill(begin, begin + share, uint8_t{1});
   });
-  const double best = best_pass(seconds, [&] {
-    pool.run([&](int worker) { g_sink += read(pages.data() + static_cast<size_t>(worker) * share, share); });
-  });
+  const double best = best_pass(seconds, [&] { read_memory(pool, pages.data(), share * workers); });
   return static_cast<double>(share * workers) / best;
 }
 

@@ -10,6 +10,10 @@
 
 namespace saccade::apps {
 
+// One pass over `bytes` of memory by all workers together, each its own contiguous share, with wide loads.
+// What is left over after shares of whole kilobytes is not read.
+void read_memory(ThreadPool& pool, const void* data, size_t bytes);
+
 // Bytes per second that all workers of the pool read together from memory: the best pass over a buffer of `bytes`
 // (default 1 GiB, far beyond the caches), wide loads, for about `seconds`.
 double measure_read_bandwidth(ThreadPool& pool, double seconds, size_t bytes = size_t{1} << 30);

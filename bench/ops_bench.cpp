@@ -6,18 +6,26 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <numeric>
 #include <string>
 #include <vector>
 
-#include "bench/machine.h"
 #include "kernels/cpu/kernels.h"
+#include "machine_probe.h"
 #include "ops/ops.h"
 
 namespace saccade::bench {
 namespace {
+
+template <class Fn>
+double seconds(Fn fn) {
+  const auto begin = std::chrono::steady_clock::now();
+  fn();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
 
 void fill(const Tensor& x, uint32_t seed) {
   auto* p = x.as<BFloat16>();
@@ -64,14 +72,18 @@ struct Bench {
   ThreadPool pool;
   Arena arena;
   Pages memory;  // for the bandwidth
-  Peak peak{};
+  apps::Peak bf16_peak, f32_peak;
 
   explicit Bench(int threads)
       : pool(threads),
         memory(beyond_caches()),
-        peak(compute_peak(pool, cpu::supported_isas().back() == cpu::Isa::kAmx)) {}
+        bf16_peak(apps::measure_bf16_peak(pool, 0.3)),
+        f32_peak(apps::measure_f32_peak(pool, 0.3)) {}
 
-  double bandwidth() { return static_cast<double>(memory.size()) / read_seconds(pool, memory.data(), memory.size()); }
+  double bandwidth() {
+    const double t = seconds([&] { apps::read_memory(pool, memory.data(), memory.size()); });
+    return static_cast<double>(memory.size()) / t;
+  }
 
   // Times op, and the bandwidth and peak between its calls, since a shared machine drifts; medians of all.
   void run(const std::string& what, double bytes, double flops, const std::function<void(const Ctx&)>& op,
@@ -86,7 +98,7 @@ struct Bench {
     }
     const double t = median(times), b = median(bandwidths);
     fmt::print("{:<40} {:>9.3f} ms {:>7.1f} GB/s ({:>5.1f}% of {:>5.1f}) {:>8.1f} GFLOP/s ({:>5.1f}%)\n", what, t * 1e3,
-               bytes / t / 1e9, bytes / t / b * 100, b / 1e9, flops / t / 1e9, flops / t / peak.bf16_flops * 100);
+               bytes / t / 1e9, bytes / t / b * 100, b / 1e9, flops / t / 1e9, flops / t / bf16_peak.flops * 100);
   }
 };
 
@@ -244,7 +256,7 @@ int run(int argc, char** argv) {
   };
   Bench b(threads);
   fmt::print("{} threads, {}; {} peak {:.0f} GFLOP/s, f32 {:.0f} GFLOP/s\n", b.pool.size(), cpu::kernels().name,
-             b.peak.instruction, b.peak.bf16_flops / 1e9, b.peak.f32_flops / 1e9);
+             b.bf16_peak.instruction, b.bf16_peak.flops / 1e9, b.f32_peak.flops / 1e9);
   if (wants("decode")) linears(b, {1, 2, 4, 8}, beyond_caches());
   if (wants("prefill")) linears(b, {128, 512}, size_t{64} << 20);
   if (wants("attention")) {
