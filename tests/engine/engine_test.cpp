@@ -471,7 +471,7 @@ TEST(Engine, ShutsDownWhileBusy) {
         }
       });
     }
-    for (int spin = 0; spin < round * 50; ++spin) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::microseconds(100 * round));
     engine.reset();
     EXPECT_EQ(done, accepted);
     EXPECT_EQ(hooks->media_alive, 0);
