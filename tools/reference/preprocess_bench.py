@@ -80,6 +80,7 @@ def main():
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")
     if args.out:
+        os.makedirs(os.path.dirname(args.out) or ".", exist_ok=True)
         open(args.out, "w").write(text)
 
 
