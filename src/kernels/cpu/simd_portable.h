@@ -23,7 +23,9 @@ struct Portable {
   template <class T>
   static F load_part(const T* p, int64_t n) {
     F r = set(0);
-    for (int64_t i = 0; i < n; ++i) r[i] = float(p[i]);
+    for (int64_t i = 0; i < 4; ++i) {
+      if (i < n) r[i] = float(p[i]);
+    }
     return r;
   }
   template <class T>
