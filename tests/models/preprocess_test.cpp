@@ -11,18 +11,9 @@ namespace {
 
 using media::crc;
 using media::data_path;
+using media::error_of;
 using media::goldens;
 using testing::HasSubstr;
-
-template <class Fn>
-std::string error_of(Fn fn) {
-  try {
-    fn();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // Every byte different from its neighbours, in space and time.
 media::Image pattern(int width, int height, int seed) {
