@@ -37,8 +37,21 @@ Tensor logits(const Ctx& c, const Tensor& x, const Weight& w);
 // y = round(x / sqrt(mean(x^2) + eps)) * w: x [T,D], w [D] of x's dtype -> [T,D]. Rounds before and after the weight.
 Tensor rms_norm(const Ctx& c, const Tensor& x, const Tensor& w, float eps);
 
+// y = round((x - mean) / sqrt(variance + eps) * w + b), in float: x [T,D], w and b [D] of x's dtype -> [T,D].
+Tensor layer_norm(const Ctx& c, const Tensor& x, const Tensor& w, const Tensor& b, float eps);
+
 // Exact (erf) GELU: x [T,D] -> [T,D].
 Tensor gelu(const Ctx& c, const Tensor& x);
+
+// GELU by tanh: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): x [T,D] -> [T,D].
+Tensor gelu_tanh(const Ctx& c, const Tensor& x);
+
+// h[t] += rows[t mod N], rounded: h [T,D], rows [N,D] of h's dtype, N divides T.
+void add_rows_(const Ctx& c, const Tensor& h, const Tensor& rows);
+
+// k x k neighbours side by side: x [N,h,w,D] -> [N, ceil(h/k), ceil(w/k), D*k*k], zeros beyond the edges, values of one
+// output in the order (channel, row, column).
+Tensor unfold(const Ctx& c, const Tensor& x, int64_t k);
 
 // cos | sin of positions * theta^(-2j/Dh), j < Dh/2, rounded to `dtype` and stored as F32: [T, 2, Dh/2].
 // positions [3,T] I32 (time, height, width); frequency j takes its position from the section it falls in:
@@ -46,7 +59,7 @@ Tensor gelu(const Ctx& c, const Tensor& x);
 Tensor mrope_table(const Ctx& c, const Tensor& positions, std::span<const int64_t> sections, double theta,
                    int64_t head_dim, DType dtype);
 
-// Two-dimensional rope of the vision tower: positions [2,P] I32 (row, column) -> [P, 2, Dh/2] F32; the first half of
+// Two-dimensional rope of a vision tower: positions [2,P] I32 (row, column) -> [P, 2, Dh/2] F32; the first half of
 // the frequencies turns with the row, the second with the column; f_j = theta^(-2j/(Dh/2)), j < Dh/4. Not rounded.
 Tensor vision_rope_table(const Ctx& c, const Tensor& positions, double theta, int64_t head_dim);
 
@@ -66,5 +79,54 @@ void vision_rope_(const Ctx& c, const Tensor& qkv, const Tensor& cos_sin);
 // Full attention inside each segment [cu_seqlens[i], cu_seqlens[i+1]) of the P rows: qkv [P,3,H,Dh],
 // cu_seqlens [n+1] I32 -> [P, H*Dh].
 Tensor segment_attention(const Ctx& c, const Tensor& qkv, const Tensor& cu_seqlens, float scale);
+
+// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Every head of a query has N plain values
+// and R that turn with the position; the cache holds C + R values a token: the latent c, from which the keys and values
+// of all heads are made, and one turned key that all heads share. kv_b [H*(N+Dv), C] has for each head N rows W_UK,
+// then Dv rows W_UV: key = W_UK c | turned key, value = W_UV c.
+
+// Turns the last R values of every head of q [T,H,N+R] in place, and writes a token's latent and shared key: kv_a
+// [T,C+R] -> kv_layer [pages, 64, C+R] at kv.slots as rms_norm(first C; norm [C], eps) | turned last R. cos_sin
+// [T,2,R/2]; the turned pairs are neighbours (2i, 2i+1), and the results are stored apart (i, i+R/2); rounded as in
+// qkv_rope_append.
+void mla_rope_append_(const Ctx& c, const Tensor& q, const Tensor& kv_a, const Tensor& norm, float eps,
+                      const Tensor& cos_sin, const Tensor& kv_layer, const PagedKv& kv);
+
+// Causal attention of q [T,H,N+R] over the latents: -> [T, H*Dv]. Two forms of one formula, for any rows:
+// absorbed multiplies W_UK into the query and W_UV into the sum of latents, so that a query reads C + R values a token;
+// expanded first makes keys and values of all tokens, which costs less for many queries.
+// Roundings to the activation dtype: q W_UK and the weighted latents; keys and values. Scores and softmax in float.
+Tensor mla_absorbed_attention(const Ctx& c, const Tensor& q, const Weight& kv_b, const Tensor& kv_layer,
+                              const PagedKv& kv, int64_t value_dim, float scale);
+Tensor mla_expanded_attention(const Ctx& c, const Tensor& q, const Weight& kv_b, const Tensor& kv_layer,
+                              const PagedKv& kv, int64_t value_dim, float scale);
+
+// Mixture of experts: which k of E experts each token goes to, and the same choices grouped by expert.
+struct Routing {
+  enum class Score : uint8_t { kSoftmax, kSigmoid };
+  Score score = Score::kSoftmax;
+  int64_t top_k = 1;
+  bool normalise = false;  // weights of a token divided by (their sum + 1e-20)
+  float scale = 1;         // then times this
+};
+struct Routes {
+  Tensor weights;  // [T,k] F32, best first
+  Tensor places;   // [T,k] I32: the grouped row of each choice
+  Tensor tokens;   // [T*k] I32: the token of each grouped row; rising within an expert
+  Tensor offsets;  // [E+1] I32: grouped rows [offsets[e], offsets[e+1]) belong to expert e
+};
+
+// scores = softmax or sigmoid of x gate^T, in float with nothing rounded: x [T,D], gate [E,D]. The k best by score +
+// bias (bias [E] of any float dtype, or empty) are chosen, the lower expert first where equal; weights come from
+// scores.
+Routes moe_route(const Ctx& c, const Tensor& x, const Tensor& gate, const Tensor& bias, const Routing& routing);
+
+// The same as gate_up_silu and linear, by experts: grouped row r uses the weight of its expert. x [T,D] -> [T*k, F],
+// row r from token tokens[r]; x [T*k, F] -> [T*k, D]. Only experts that have rows are read.
+Tensor grouped_gate_up_silu(const Ctx& c, const Tensor& x, const Routes& routes, std::span<const Weight> experts);
+Tensor grouped_linear(const Ctx& c, const Tensor& x, const Routes& routes, std::span<const Weight> experts);
+
+// y[t] = round(sum over j of weights[t,j] * x[places[t,j]]), in float and in this order: x [T*k, D] -> [T,D].
+Tensor moe_combine(const Ctx& c, const Tensor& x, const Routes& routes);
 
 }  // namespace saccade::ops
