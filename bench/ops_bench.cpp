@@ -235,9 +235,9 @@ void rows(Bench& b) {
     const Tensor positions(numbers.data(), DType::kI32, {3, t}), slots(numbers.data(), DType::kI32, {t});
     const std::array<int64_t, 3> sections = {16, 24, 24};
     Arena kept;
-    const Tensor table = ops::mrope_table(Ctx{b.pool, kept}, positions, sections, 1e6, dim, DType::kBF16);
-    b.run(fmt::format("mrope_table T={}", t), static_cast<double>(table.bytes()), 0,
-          [&](const Ctx& c) { ops::mrope_table(c, positions, sections, 1e6, dim, DType::kBF16); });
+    const Tensor table = ops::rope_table(Ctx{b.pool, kept}, positions, sections, 1e6, dim, DType::kBF16);
+    b.run(fmt::format("rope_table T={}", t), static_cast<double>(table.bytes()), 0,
+          [&](const Ctx& c) { ops::rope_table(c, positions, sections, 1e6, dim, DType::kBF16); });
     const Tensor qkv = kept.tensor(DType::kBF16, {t, (heads + 2 * kv_heads) * dim});
     fill(qkv, 8);
     const Tensor layer = kept.tensor(DType::kBF16, {2, 2, kv_heads, kPageTokens, dim});

@@ -54,10 +54,10 @@ void add_rows_(const Ctx& c, const Tensor& h, const Tensor& rows);
 Tensor unfold(const Ctx& c, const Tensor& x, int64_t k);
 
 // cos | sin of positions * theta^(-2j/Dh), j < Dh/2, rounded to `dtype` and stored as F32: [T, 2, Dh/2].
-// positions [3,T] I32 (time, height, width); frequency j takes its position from the section it falls in:
-// `sections` are three counts that sum to Dh/2, contiguous (time first). transformers qwen2_5_vl, M-RoPE.
-Tensor mrope_table(const Ctx& c, const Tensor& positions, std::span<const int64_t> sections, double theta,
-                   int64_t head_dim, DType dtype);
+// positions [A,T] I32: frequency j takes its position from the axis of the section it falls in; `sections` are A counts
+// that sum to Dh/2. One axis is ordinary rope; three (time, height, width) are Qwen2.5-VL's M-RoPE.
+Tensor rope_table(const Ctx& c, const Tensor& positions, std::span<const int64_t> sections, double theta,
+                  int64_t head_dim, DType dtype);
 
 // Two-dimensional rope of a vision tower: positions [2,P] I32 (row, column) -> [P, 2, Dh/2] F32; the first half of
 // the frequencies turns with the row, the second with the column; f_j = theta^(-2j/(Dh/2)), j < Dh/4. Not rounded.

@@ -1,6 +1,7 @@
 #include "kernels/cpu/rows.h"
 
 #include <cstring>
+#include <numeric>
 
 #include "ops/ops.h"
 #include "tensor/expect.h"
@@ -49,15 +50,15 @@ Tensor gelu(const Ctx& c, const Tensor& x) {
   return y;
 }
 
-Tensor mrope_table(const Ctx& c, const Tensor& positions, std::span<const int64_t> sections, double theta,
-                   int64_t head_dim, DType dtype) {
+Tensor rope_table(const Ctx& c, const Tensor& positions, std::span<const int64_t> sections, double theta,
+                  int64_t head_dim, DType dtype) {
   Dim t{"T"};
-  expect(positions, "positions").shape(3, t).dtype(DType::kI32).contiguous();
+  expect(positions, "positions").shape(static_cast<int64_t>(sections.size()), t).dtype(DType::kI32).contiguous();
   CHECK(head_dim > 0 && head_dim % 2 == 0, "head_dim {}", head_dim);
-  CHECK(sections.size() == 3 && sections[0] + sections[1] + sections[2] == head_dim / 2, "sections {} do not sum to {}",
+  CHECK(std::accumulate(sections.begin(), sections.end(), int64_t{0}) == head_dim / 2, "sections {} do not sum to {}",
         shape_text(sections), head_dim / 2);
   Tensor y = c.arena.tensor(DType::kF32, {t, 2, head_dim / 2});
-  cpu::mrope_table(c.pool, positions, sections, theta, dtype, y);
+  cpu::rope_table(c.pool, positions, sections, theta, dtype, y);
   return y;
 }
 

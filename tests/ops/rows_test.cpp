@@ -111,11 +111,11 @@ TEST_P(RowsTest, EmbedAndGather) {
   }
 }
 
-TEST_P(RowsTest, MropeTableTakesEachSectionsPosition) {
+TEST_P(RowsTest, RopeTableTakesEachSectionsPosition) {
   const std::array<int64_t, 3> sections = {1, 3, 4};
   const Tensor positions = memory.ints<int32_t>({0, 5, 4000, 1, 6, 4100, 2, 7, 32000}, {3, 3});
   for (const DType dtype : kTypes) {
-    const Tensor y = ops::mrope_table(ctx(2), positions, sections, 1e6, 16, dtype);
+    const Tensor y = ops::rope_table(ctx(2), positions, sections, 1e6, 16, dtype);
     ASSERT_EQ(y.describe(), "F32[3, 2, 8]");
     for (int64_t t = 0; t < 3; ++t) {
       for (int64_t j = 0; j < 8; ++j) {
@@ -129,6 +129,20 @@ TEST_P(RowsTest, MropeTableTakesEachSectionsPosition) {
           EXPECT_EQ(at(y, t * 16 + j), float(BFloat16(y.as<float>()[t * 16 + j])));
         }
       }
+    }
+  }
+}
+
+TEST_P(RowsTest, RopeTableOfOneAxisIsOrdinaryRope) {
+  const Tensor positions = memory.ints<int32_t>({0, 1, 4095}, {1, 3});
+  const std::array<int64_t, 1> sections = {4};
+  const Tensor y = ops::rope_table(ctx(2), positions, sections, 1e4, 8, DType::kF32);
+  ASSERT_EQ(y.describe(), "F32[3, 2, 4]");
+  for (int64_t t = 0; t < 3; ++t) {
+    for (int64_t j = 0; j < 4; ++j) {
+      const double angle = positions.as<int32_t>()[t] * std::pow(1e4, -2.0 * static_cast<double>(j) / 8);
+      EXPECT_NEAR(at(y, t * 8 + j), std::cos(angle), 4 * kEpsFloat * (1 + angle));
+      EXPECT_NEAR(at(y, t * 8 + 4 + j), std::sin(angle), 4 * kEpsFloat * (1 + angle));
     }
   }
 }

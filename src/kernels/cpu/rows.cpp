@@ -25,7 +25,7 @@ void with_type(DType dtype, Fn fn) {
 
 // Writes cos and sin of position(t, j) * frequency[j].
 template <class Position>
-void rope_table(ThreadPool& pool, const std::vector<float>& frequency, DType dtype, const Tensor& y,
+void write_rope(ThreadPool& pool, const std::vector<float>& frequency, DType dtype, const Tensor& y,
                 Position position) {
   const auto half = static_cast<int64_t>(frequency.size());
   pool.parallel_for(y.dim(0), rows_of(half * 64), [&](int64_t begin, int64_t end) {
@@ -93,15 +93,15 @@ void gelu(ThreadPool& pool, const Tensor& x, const Tensor& y) {
   });
 }
 
-void mrope_table(ThreadPool& pool, const Tensor& positions, std::span<const int64_t> sections, double theta,
-                 DType dtype, const Tensor& y) {
+void rope_table(ThreadPool& pool, const Tensor& positions, std::span<const int64_t> sections, double theta, DType dtype,
+                const Tensor& y) {
   std::vector<float> frequency;
   std::vector<int64_t> axis;
   const int64_t half = y.dim(2);
   for (size_t a = 0; a < sections.size(); ++a)
     axis.insert(axis.end(), static_cast<size_t>(sections[a]), static_cast<int64_t>(a));
   for (int64_t j = 0; j < half; ++j) frequency.push_back(inverse_frequency(theta, j, half));
-  rope_table(pool, frequency, dtype, y,
+  write_rope(pool, frequency, dtype, y,
              [&](int64_t t, int64_t j) { return positions.row<int32_t>(axis[static_cast<size_t>(j)])[t]; });
 }
 
@@ -109,7 +109,7 @@ void vision_rope_table(ThreadPool& pool, const Tensor& positions, double theta, 
   std::vector<float> frequency;
   const int64_t half = y.dim(2), quarter = half / 2;
   for (int64_t j = 0; j < half; ++j) frequency.push_back(inverse_frequency(theta, j % quarter, quarter));
-  rope_table(pool, frequency, DType::kF32, y,
+  write_rope(pool, frequency, DType::kF32, y,
              [&](int64_t p, int64_t j) { return positions.row<int32_t>(j < quarter ? 0 : 1)[p]; });
 }
 

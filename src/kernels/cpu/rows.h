@@ -14,8 +14,8 @@ void rms_norm(ThreadPool& pool, const Tensor& x, const Tensor& w, float eps, con
 void gelu(ThreadPool& pool, const Tensor& x, const Tensor& y);
 
 // y [T, 2, Dh/2] F32, values rounded to `dtype`.
-void mrope_table(ThreadPool& pool, const Tensor& positions, std::span<const int64_t> sections, double theta,
-                 DType dtype, const Tensor& y);
+void rope_table(ThreadPool& pool, const Tensor& positions, std::span<const int64_t> sections, double theta, DType dtype,
+                const Tensor& y);
 void vision_rope_table(ThreadPool& pool, const Tensor& positions, double theta, const Tensor& y);
 
 // q [T,H,Dh] is written; k and v go to kv_layer [pages, 2, K, 64, Dh] at slots [T].

@@ -39,7 +39,7 @@ Tensor TextModel::forward(const Ctx& c, const Batch& batch, const std::vector<Te
   }
   c.tap("text.embed", h);
   const Tensor rope =
-      ops::mrope_table(c, batch.positions, config_.mrope_sections, config_.rope_theta, config_.head_dim(), dtype_);
+      ops::rope_table(c, batch.positions, config_.mrope_sections, config_.rope_theta, config_.head_dim(), dtype_);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Tensor kv_layer =
         kv_layers[i].reshaped({kv_layers[i].dim(0), 2, config_.kv_heads, kPageTokens, config_.head_dim()});
