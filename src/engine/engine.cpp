@@ -216,9 +216,11 @@ void EngineImpl::step() {
   if (!admitted.empty()) prepare_wake_.notify_all();
 
   std::vector<Chunk> chunks = scheduler_.schedule();
+  // Nobody waits for the next token: the pictures of a request may go through the tower together.
+  const bool ahead = std::ranges::all_of(chunks, [](const Chunk& c) { return c.sequence->prefilling(); });
   std::erase_if(chunks, [&](const Chunk& c) {
     try {
-      runner_.encode_media(c);
+      runner_.encode_media(c, ahead);
       return false;
     } catch (...) {
       end_running(*c.sequence, FinishReason::kError, current_error());

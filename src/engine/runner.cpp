@@ -8,6 +8,8 @@
 namespace saccade {
 namespace {
 
+constexpr int64_t kEncodeAhead = 8192;  // tokens of media that are encoded together before they are needed
+
 // Calls fn(i, begin, end) for each media item with tokens [begin, end) among [from, to) of the prompt.
 template <class Fn>
 void each_media(const Sequence& s, int64_t from, int64_t to, Fn&& fn) {
@@ -39,24 +41,37 @@ float element(const Tensor& t, int64_t offset) {
 
 }  // namespace
 
-void Runner::encode_media(const Chunk& chunk) {
+void Runner::encode_media(const Chunk& chunk, bool ahead) {
   Sequence& s = *chunk.sequence;
-  each_media(s, s.cached, s.cached + chunk.tokens, [&](size_t i, int64_t, int64_t) {
-    auto& input = s.prompt.media[i];
-    if (!input) return;
-    const auto start = Clock::now();
-    arena_.reset();
-    const Tensor e = model_.encode(ctx(), *input);
-    CHECK(e.rank == 2 && e.dim(0) == s.media_tokens[i] && e.contiguous(), "media of {} tokens became {}",
-          s.media_tokens[i], e.describe());
+  std::vector<size_t> which;
+  std::vector<const VisionInput*> inputs;
+  int64_t tokens = 0;
+  for (size_t i = 0; i < s.prompt.media.size(); ++i) {
+    const bool wanted = s.prompt.media_at[i] < s.cached + chunk.tokens;
+    if (!wanted && (!ahead || inputs.empty() || tokens + s.media_tokens[i] > kEncodeAhead)) break;
+    if (!s.prompt.media[i]) continue;
+    which.push_back(i);
+    inputs.push_back(s.prompt.media[i].get());
+    tokens += s.media_tokens[i];
+  }
+  if (inputs.empty()) return;
+  const auto start = Clock::now();
+  arena_.reset();
+  const Tensor all = model_.encode(ctx(), inputs);
+  CHECK(all.rank == 2 && all.dim(0) == tokens && all.contiguous(), "media of {} tokens became {}", tokens,
+        all.describe());
+  int64_t at = 0;
+  for (const size_t i : which) {
+    const Tensor e = all.slice(at, at + s.media_tokens[i]);
     Buffer kept(e.bytes());
     std::memcpy(kept.data(), e.data, e.bytes());
     s.embeddings[i] = std::move(kept);
-    s.embedding_width = e.dim(1);
-    s.embedding_dtype = e.dtype;
-    input.reset();
-    s.result.timings.encode += seconds(Clock::now() - start);
-  });
+    s.prompt.media[i].reset();
+    at += s.media_tokens[i];
+  }
+  s.embedding_width = all.dim(1);
+  s.embedding_dtype = all.dtype;
+  s.result.timings.encode += seconds(Clock::now() - start);
 }
 
 Batch Runner::batch(std::span<const Chunk> chunks) {

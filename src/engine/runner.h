@@ -13,8 +13,9 @@ class Runner {
   Runner(const Model& model, KvCache& kv, ThreadPool& pool, Tap on_tap)
       : model_(model), kv_(kv), pool_(pool), on_tap_(std::move(on_tap)) {}
 
-  // Runs the vision tower for media whose first token lies in the chunk. Throws what the model throws.
-  void encode_media(const Chunk& chunk);
+  // Runs the vision tower for media whose first token lies in the chunk; with `ahead`, for as many that follow in the
+  // request as make a batch. Throws what the model throws.
+  void encode_media(const Chunk& chunk, bool ahead);
 
   // One forward of all chunks -> logits [R,V], a row for each chunk that reaches the end of its sequence, in their
   // order; valid until the next call. When it throws, the sequences are as they were.

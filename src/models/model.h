@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -72,8 +73,9 @@ class Model {
   // Tokenises and decodes media; throws Error on bad input. Thread-safe.
   virtual Prompt prepare(const std::vector<Message>& messages) const = 0;
 
-  // Vision tower: -> [input.tokens, D] in ctx.arena.
-  virtual Tensor encode(const Ctx& c, const VisionInput& input) const = 0;
+  // Vision tower over media of one request: -> [sum of their tokens, D] in ctx.arena, one after another. The model
+  // decides how many it takes at a time.
+  virtual Tensor encode(const Ctx& c, std::span<const VisionInput* const> inputs) const = 0;
 
   // One step: -> F32 logits [R, V] in ctx.arena. kv_layers[l] is [pages, 64 * values_per_token].
   virtual Tensor forward(const Ctx& c, const Batch& batch, const std::vector<Tensor>& kv_layers) const = 0;

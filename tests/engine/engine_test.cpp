@@ -122,6 +122,26 @@ TEST(Engine, ChunkedIsWhole) {
   }
 }
 
+TEST(Engine, PicturesOfARequestAreOneBatchUnlessOthersWait) {
+  Rig rig(options(2, 8));
+  const auto pictures = ask({image(6, "a"), image(7, "b"), image(8, "c"), ContentPart::of_text("question|x")});
+  const Result alone = rig.engine->generate(pictures);
+  EXPECT_EQ(rig.hooks->encodes, 3);
+  EXPECT_EQ(rig.hooks->encode_calls, 1);
+
+  std::promise<void> decoding;
+  int tokens = 0;
+  auto other = start(*rig.engine, ask("talk", 400), [&](const TokenEvent&) {
+    if (++tokens == 2) decoding.set_value();
+  });
+  decoding.get_future().wait();
+  rig.hooks->encode_calls = 0;
+  const Result beside = rig.engine->generate(pictures);
+  EXPECT_EQ(rig.hooks->encode_calls, 3);
+  EXPECT_EQ(beside.token_ids, alone.token_ids);
+  EXPECT_EQ(other.get().finish, FinishReason::kLength);
+}
+
 TEST(Engine, BatchedIsAlone) {
   const auto requests = mixed_requests();
   const auto alone = run_alone(requests);

@@ -112,13 +112,18 @@ class FakeModel : public Model {
     return p;
   }
 
-  Tensor encode(const Ctx& c, const VisionInput& input) const override {
-    const auto& picture = dynamic_cast<const Picture&>(input);
-    if (picture.seed == "oom") throw std::bad_alloc();
-    ++hooks_->encodes;
-    Tensor out = c.arena.tensor(DType::kF32, {picture.tokens, kWidth});
-    for (int64_t i = 0; i < picture.tokens; ++i)
-      put(mix(std::hash<std::string>()(picture.seed) + static_cast<uint64_t>(i)), out.row<float>(i));
+  Tensor encode(const Ctx& c, std::span<const VisionInput* const> inputs) const override {
+    ++hooks_->encode_calls;
+    int64_t tokens = 0, row = 0;
+    for (const VisionInput* input : inputs) tokens += input->tokens;
+    Tensor out = c.arena.tensor(DType::kF32, {tokens, kWidth});
+    for (const VisionInput* input : inputs) {
+      const auto& picture = dynamic_cast<const Picture&>(*input);
+      if (picture.seed == "oom") throw std::bad_alloc();
+      ++hooks_->encodes;
+      for (int64_t i = 0; i < picture.tokens; ++i)
+        put(mix(std::hash<std::string>()(picture.seed) + static_cast<uint64_t>(i)), out.row<float>(row++));
+    }
     c.tap("vision", out);
     return out;
   }

@@ -25,7 +25,8 @@ inline constexpr int kAxes = 2;
 struct FakeHooks {
   std::function<void(const Batch&)> on_forward;  // on the engine's thread, before the step
   std::function<void()> on_prepare;              // on a preparing thread
-  std::atomic<int> encodes{0};
+  std::atomic<int> encodes{0};       // pictures
+  std::atomic<int> encode_calls{0};  // batches of them
   std::atomic<int> media_alive{0};
 };
 

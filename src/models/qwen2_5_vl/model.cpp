@@ -168,9 +168,18 @@ class QwenModel final : public Model {
     return prompt;
   }
 
-  Tensor encode(const Ctx& c, const VisionInput& input) const override {
-    const Patches& p = static_cast<const VisionPatches&>(input).patches;
-    return vision_.forward(c, p.pixels, p.grid_t, p.grid_h, p.grid_w);
+  Tensor encode(const Ctx& c, std::span<const VisionInput* const> inputs) const override {
+    int64_t tokens = 0;
+    for (const VisionInput* input : inputs) tokens += input->tokens;
+    const Tensor all = c.arena.tensor(dtype_, {tokens, config_.hidden});
+    int64_t at = 0;
+    for (const VisionInput* input : inputs) {
+      const auto scratch = c.arena.scope();
+      const Patches& p = static_cast<const VisionPatches*>(input)->patches;
+      ops::copy_(c, all.slice(at, at + input->tokens), vision_.forward(c, p.pixels, p.grid_t, p.grid_h, p.grid_w));
+      at += input->tokens;
+    }
+    return all;
   }
 
   Tensor forward(const Ctx& c, const Batch& batch, const std::vector<Tensor>& kv_layers) const override {
