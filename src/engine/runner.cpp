@@ -119,6 +119,10 @@ Batch Runner::batch(std::span<const Chunk> chunks) {
           pages[static_cast<size_t>(t / kPageTokens)] * int32_t{kPageTokens} + static_cast<int32_t>(t % kPageTokens);
     }
     if (end == s.length()) *logit_row++ = static_cast<int32_t>(row - 1);
+    if (!s.prefilling()) {
+      CHECK(b.kv.decodes == i, "sequences that generate come first");
+      ++b.kv.decodes;
+    }
   }
   b.kv.q_offsets.as<int32_t>()[sequences] = static_cast<int32_t>(row);
   return b;

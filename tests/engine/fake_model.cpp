@@ -177,6 +177,8 @@ class FakeModel : public Model {
         }
       std::vector<int32_t> history;
       for (int64_t t = 0; t < first + end - begin; ++t) history.push_back(static_cast<int32_t>(cached(0, t)[0]));
+      const bool generates = std::find(history.begin(), history.begin() + first, kEnd) != history.begin() + first;
+      CHECK(generates == (i < b.kv.decodes), "sequence {} of {} that generate", i, b.kv.decodes);
       for (int64_t row = begin; row < end; ++row)
         next[static_cast<size_t>(row)] = scripted({history.data(), static_cast<size_t>(first + row - begin + 1)});
     }
