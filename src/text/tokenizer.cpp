@@ -5,6 +5,7 @@
 #include <functional>
 #include <utility>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "text/tokenizer_json.h"
@@ -84,19 +85,41 @@ struct Tokenizer::Impl : text::TokenizerData {
     }
   }
 
-  bool is_special(int32_t id) const {
-    return id >= 0 && static_cast<size_t>(id) < special.size() && special[static_cast<size_t>(id)];
+  static bool contains(const std::vector<bool>& set, int32_t id) {
+    return id >= 0 && static_cast<size_t>(id) < set.size() && set[static_cast<size_t>(id)];
   }
+  bool is_special(int32_t id) const { return contains(special, id); }
+  bool is_hidden(int32_t id) const { return is_special(id) && !contains(shown, id); }
 
+  std::vector<bool> shown;  // by id
   const uint64_t owner = next_owner();
 };
+
+Tokenizer::Tokenizer(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 
 Tokenizer Tokenizer::load(const std::string& path) { return parse(read_file(path, kMaxFileBytes), path); }
 
 Tokenizer Tokenizer::parse(std::string_view json, const std::string& origin) {
-  Tokenizer tokenizer;
-  tokenizer.impl_ = std::make_shared<const Impl>(text::parse_tokenizer_json(json, origin));
-  return tokenizer;
+  return Tokenizer(std::make_shared<const Impl>(text::parse_tokenizer_json(json, origin)));
+}
+
+Tokenizer Tokenizer::with_added(std::span<const std::string_view> tokens) const {
+  text::TokenizerData data = *impl_;
+  for (const std::string_view token : tokens) text::add_special_token(data, token, "tokenizer");
+  auto impl = std::make_shared<Impl>(std::move(data));
+  impl->shown = impl_->shown;
+  return Tokenizer(std::move(impl));
+}
+
+Tokenizer Tokenizer::showing(std::span<const int32_t> ids) const {
+  auto impl = std::make_shared<Impl>(text::TokenizerData(*impl_));
+  impl->shown = impl_->shown;
+  impl->shown.resize(static_cast<size_t>(vocab_size()));
+  for (const int32_t id : ids) {
+    CHECK(is_special(id), "token {} is not special", id);
+    impl->shown[static_cast<size_t>(id)] = true;
+  }
+  return Tokenizer(std::move(impl));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const { return encode_parts({{Part{text, false}}}); }
@@ -148,12 +171,14 @@ int32_t Tokenizer::vocab_size() const { return impl_->vocabulary.size(); }
 
 bool Tokenizer::is_special(int32_t id) const { return impl_->is_special(id); }
 
+bool Tokenizer::is_hidden(int32_t id) const { return impl_->is_hidden(id); }
+
 std::string_view Tokenizer::token_bytes(int32_t id) const { return impl_->vocabulary.bytes(id); }
 
 std::string Tokenizer::decode(const std::vector<int32_t>& ids, bool skip_special) const {
   std::string bytes;
   for (const int32_t id : ids) {
-    if (!skip_special || !is_special(id)) bytes += token_bytes(id);
+    if (!skip_special || !is_hidden(id)) bytes += token_bytes(id);
   }
   return text::to_valid_utf8(bytes);
 }
@@ -162,7 +187,7 @@ Detokenizer::Detokenizer(Tokenizer tokenizer, bool skip_special)
     : tokenizer_(std::move(tokenizer)), skip_special_(skip_special) {}
 
 std::string Detokenizer::push(int32_t id) {
-  if (skip_special_ && tokenizer_.is_special(id)) return {};
+  if (skip_special_ && tokenizer_.is_hidden(id)) return {};
   pending_ += tokenizer_.token_bytes(id);
   std::string out;
   const size_t unfinished = text::append_lossy(out, pending_);

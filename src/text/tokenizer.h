@@ -17,6 +17,12 @@ class Tokenizer {
   static Tokenizer load(const std::string& path);
   static Tokenizer parse(std::string_view json, const std::string& origin);
 
+  // A copy that also has these special tokens. Those that tokenizer.json lacks get the next free ids in this order, as
+  // the reference's add_special_tokens() numbers them. Throws Error for a token that ordinary text could become.
+  Tokenizer with_added(std::span<const std::string_view> tokens) const;
+  // A copy that shows these special tokens in decoded text even where special tokens are skipped.
+  Tokenizer showing(std::span<const int32_t> ids) const;
+
   // Ordinary text: never yields a special id, whatever it contains ("<|im_end|>" typed by a user is split like words).
   std::vector<int32_t> encode(std::string_view text) const;
   // A prompt in parts, cut into words as if it were one string (as the reference has it): added tokens are recognised
@@ -33,6 +39,7 @@ class Tokenizer {
   std::optional<int32_t> token_id(std::string_view token) const;  // of the token as tokenizer.json spells it
   int32_t vocab_size() const;                                     // largest id + 1
   bool is_special(int32_t id) const;
+  bool is_hidden(int32_t id) const;  // left out where special tokens are skipped
   // Raw bytes of a token, possibly a part of a UTF-8 character. Empty for ids that the vocabulary lacks.
   std::string_view token_bytes(int32_t id) const;
   // Whole sequence to text; invalid UTF-8 becomes U+FFFD as the reference has it.
@@ -40,6 +47,7 @@ class Tokenizer {
 
  private:
   struct Impl;
+  explicit Tokenizer(std::shared_ptr<const Impl> impl);
   std::shared_ptr<const Impl> impl_;
 };
 

@@ -257,40 +257,42 @@ void check_decoder(const Field& decoder) {
   fail("{}: decoder {} is not supported, expected ByteLevel", type.where, shown(type.string()));
 }
 
+void check_added_size(std::string_view content, const std::string& where) {
+  if (content.empty() || content.size() > kMaxAddedTokenBytes)
+    fail("{}: {} bytes, expected 1 to {}", where, content.size(), kMaxAddedTokenBytes);
+}
+
+void mark_special(TokenizerData& data, int32_t id, std::string_view content, const std::string& where) {
+  if (data.bpe.makes(id)) fail("{}: special token {} can be made by merges", where, shown(content));
+  data.special.resize(std::max(data.special.size(), static_cast<size_t>(id) + 1));
+  data.special[static_cast<size_t>(id)] = true;
+}
+
 void read_added_tokens(const Field& field, TokenizerData& data) {
   Vocabulary& vocabulary = data.vocabulary;
-  // The reference numbers new tokens itself, from the size of the vocabulary on; a file that disagrees means other ids
-  // there than it says.
-  int32_t next = vocabulary.count();
   for (const Field& item : field.items()) {
     const Field content_field = item.at("content");
     const std::string content(content_field.string());
     const Field id_field = item.at("id");
     const int32_t id = checked_id(id_field.value, [&] { return id_field.where; });
-    if (content.empty() || content.size() > kMaxAddedTokenBytes) {
-      fail("{}: {} bytes, expected 1 to {}", content_field.where, content.size(), kMaxAddedTokenBytes);
-    }
+    check_added_size(content, content_field.where);
     if (item.flag("single_word", false)) fail("{}.single_word: true is not supported", item.where);
     const bool special = item.flag("special", false);
     const bool normalized = item.flag("normalized", !special);
     const std::string spelled = normalized && data.normalizes ? nfc(content) : content;
 
+    // The reference numbers new tokens itself; a file that disagrees means other ids there than it says.
     const auto known = vocabulary.find(content);
-    if (id != known.value_or(next)) {
-      fail("{}: expected {} for {}, found {}", id_field.where, known.value_or(next), shown(content), id);
-    }
+    const int32_t expected = known.value_or(data.next_added);
+    if (id != expected) fail("{}: expected {} for {}, found {}", id_field.where, expected, shown(content), id);
     if (!known) {
       if (vocabulary.has(id)) {
         fail("{}: id {} belongs to {} already", id_field.where, id, shown(vocabulary.token(id)));
       }
       vocabulary.add(content, id, spelled);
-      ++next;
     }
-    if (special) {
-      if (data.bpe.makes(id)) fail("{}: special token {} can be made by merges", content_field.where, shown(content));
-      data.special.resize(std::max(data.special.size(), static_cast<size_t>(id) + 1));
-      data.special[static_cast<size_t>(id)] = true;
-    }
+    data.next_added = std::max(data.next_added, id + 1);
+    if (special) mark_special(data, id, content, content_field.where);
     (normalized ? data.normalized_added : data.added)
         .add(spelled, {id, item.flag("lstrip", false), item.flag("rstrip", false)});
   }
@@ -317,6 +319,7 @@ TokenizerData parse_tokenizer_json(std::string_view json, const std::string& ori
     return *std::move(found);
   };
   read_model(required("model"), data);
+  data.next_added = data.vocabulary.count();
   if (const auto normalizer = section("normalizer")) data.normalizes = reads_nfc(*normalizer);
   bool closed = false;
   const Field pre_tokenizer = required("pre_tokenizer");
@@ -325,6 +328,25 @@ TokenizerData parse_tokenizer_json(std::string_view json, const std::string& ori
   check_decoder(required("decoder"));
   if (const auto added = section("added_tokens")) read_added_tokens(*added, data);
   return data;
+}
+
+void add_special_token(TokenizerData& data, std::string_view token, const std::string& where) {
+  check_added_size(token, where);
+  const auto known = data.vocabulary.find(token);
+  const int32_t id = known.value_or(data.next_added);
+  if (!known) {
+    if (id > kMaxId || data.vocabulary.has(id))
+      fail("{}: no id is free for {}, the next would be {}", where, shown(token), id);
+    data.vocabulary.add(token, id, token);
+  }
+  data.next_added = std::max(data.next_added, id + 1);
+  mark_special(data, id, token, where);
+  // One that the file adds already is looked for as the file says.
+  for (const AddedTokenMatcher* matcher : {&data.added, &data.normalized_added}) {
+    const auto found = matcher->split(token);
+    if (found.size() == 1 && found[0].id == id) return;
+  }
+  data.added.add(token, {.id = id});
 }
 
 }  // namespace saccade::text
