@@ -11,6 +11,7 @@
 #include "models/qwen2_5_vl/sizes.h"
 #include "models/qwen2_5_vl/text.h"
 #include "models/qwen2_5_vl/vision.h"
+#include "text/synthetic_tokenizer.h"
 
 namespace saccade::qwen2_5_vl {
 namespace {
@@ -45,47 +46,16 @@ PreprocessConfig read_preprocess_config(const ModelOptions& options) {
   return PreprocessConfig::parse(read_json_file(path.string()), path.string());
 }
 
-// Synthetic models have no vocabulary of their own: bytes are their first 256 tokens, the published special tokens keep
-// their ids, and what lies between are names that no text reaches.
-Tokenizer synthetic_tokenizer(const Config& config) {
-  constexpr const char* kSpecial[] = {
+// The published special tokens, which keep their ids.
+Tokenizer published_tokens(const Config& config) {
+  constexpr std::string_view kSpecial[] = {
       "<|endoftext|>",  "<|im_start|>",   "<|im_end|>",     "<|object_ref_start|>", "<|object_ref_end|>",
       "<|box_start|>",  "<|box_end|>",    "<|quad_start|>", "<|quad_end|>",         "<|vision_start|>",
       "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",  "<|video_pad|>"};
-  const int32_t first_special = config.vision_start - 9;
-  Json vocab = Json::object();
-  int next_extra = 256;
-  for (int byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-    const int code = printable ? byte : next_extra++;
-    std::string symbol;
-    if (code < 128) {
-      symbol = static_cast<char>(code);
-    } else {
-      symbol = {static_cast<char>(0xC0 | (code >> 6)), static_cast<char>(0x80 | (code & 63))};
-    }
-    vocab[symbol] = byte;
-  }
-  for (int32_t id = 256; id < first_special; ++id) vocab[fmt::format("[{}]", id)] = id;
-  Json added = Json::array();
-  int32_t next_id = first_special;
-  for (const char* token : kSpecial) {
-    added.push_back({{"id", next_id++},
-                     {"content", token},
-                     {"special", true},
-                     {"normalized", false},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false}});
-  }
-  const Json json = {
-      {"added_tokens", added},
-      {"normalizer", nullptr},
-      {"pre_tokenizer",
-       {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
-      {"decoder", {{"type", "ByteLevel"}}},
-      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}};
-  return Tokenizer::parse(json.dump(), "synthetic tokenizer");
+  std::vector<std::pair<std::string_view, int32_t>> tokens;
+  int32_t id = config.vision_start - 9;
+  for (const std::string_view token : kSpecial) tokens.emplace_back(token, id++);
+  return synthetic_tokenizer(tokens);
 }
 
 std::string model_name(const ModelOptions& options) {
@@ -267,7 +237,7 @@ std::unique_ptr<Model> load(const ModelOptions& options) {
   const bool synthetic = !options.synthetic.empty();
   if (options.on_progress) options.on_progress(0.0, "tokenizer");
   Tokenizer tokenizer =
-      synthetic ? synthetic_tokenizer(config) : Tokenizer::load((fs::path(options.path) / "tokenizer.json").string());
+      synthetic ? published_tokens(config) : Tokenizer::load((fs::path(options.path) / "tokenizer.json").string());
   Weights weights(synthetic ? synthetic_weights(options.synthetic, options.seed) : open_checkpoint(options.path),
                   options.dtype, name_aliases());
   if (options.on_progress) {
