@@ -33,7 +33,7 @@ void fail_damaged(const char* format, const std::string& origin) {
   fail("{}: {} picture is damaged or of an unsupported kind", origin, format);
 }
 
-Image decode_image(Bytes bytes, const std::string& origin, const ImageLimits& limits) {
+Image decode_image(Bytes bytes, const std::string& origin, const ImageLimits& limits, bool upright) {
   if (bytes.empty()) fail("{}: picture is empty (0 bytes)", origin);
   if (bytes.size() > static_cast<size_t>(std::max<int64_t>(limits.max_bytes, 0)))
     fail("{}: picture of {} bytes, up to {} are allowed", origin, bytes.size(), limits.max_bytes);
@@ -51,12 +51,12 @@ Image decode_image(Bytes bytes, const std::string& origin, const ImageLimits& li
     decoded = decode_bmp(bytes, origin, limits);
   else
     fail("{}: not a picture (expected JPEG, PNG, WebP, GIF or BMP)", origin);
-  return apply_orientation(std::move(decoded.image), decoded.orientation);
+  return apply_orientation(std::move(decoded.image), upright ? decoded.orientation : 1);
 }
 
-Image load_image(const std::string& path, const ImageLimits& limits) {
+Image load_image(const std::string& path, const ImageLimits& limits, bool upright) {
   const std::string file = read_file(path, static_cast<size_t>(std::max<int64_t>(limits.max_bytes, 0)));
-  return decode_image(std::as_bytes(std::span(file)), path, limits);
+  return decode_image(std::as_bytes(std::span(file)), path, limits, upright);
 }
 
 }  // namespace saccade::media

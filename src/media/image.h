@@ -23,9 +23,10 @@ struct ImageLimits {
 
 // JPEG (progressive, grey, CMYK), PNG (alpha, palette, 16 bit), WebP, GIF (first frame), BMP, told apart by content.
 // Alpha and EXIF orientation as docs/preprocessing.md says. `origin` names the file or field in errors (one line, no
-// library text).
-Image decode_image(std::span<const std::byte> bytes, const std::string& origin, const ImageLimits& limits = {});
-Image load_image(const std::string& path, const ImageLimits& limits = {});
+// library text). `upright`: turned as EXIF says; otherwise as stored.
+Image decode_image(std::span<const std::byte> bytes, const std::string& origin, const ImageLimits& limits = {},
+                   bool upright = true);
+Image load_image(const std::string& path, const ImageLimits& limits = {}, bool upright = true);
 
 // Bit-equal to Pillow's Image.resize((width, height), BICUBIC) for RGB.
 Image resize_bicubic(const Image& image, int width, int height);
