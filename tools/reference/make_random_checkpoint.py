@@ -107,27 +107,36 @@ def tensors(size, vision, nested):
         yield "lm_head.weight", (vocab, hidden)
 
 
-def random_block(seed):
-    """BF16 bits of normals, rounded to nearest even."""
-    values = np.random.default_rng(seed).standard_normal(BLOCK, dtype=np.float32) * np.float32(0.02)
-    bits = values.view(np.uint32)
+def bf16_bits(values):
+    """Of float32, rounded to nearest even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def write_values(out, name, shape, block):
-    count = int(np.prod(shape))
-    if "norm" in name or "ln_q" in name:
-        out.write(np.full(count, 0x3F80, np.uint16))
-        return
-    at = zlib.crc32(name.encode()) % BLOCK
-    while count > 0:
-        piece = block[at:at + count]
-        out.write(piece)
-        count -= piece.size
-        at = 0
+def random_block(seed):
+    return bf16_bits(np.random.default_rng(seed).standard_normal(BLOCK, dtype=np.float32) * np.float32(0.02))
 
 
-def write_file(path, entries, block):
+def ring_filler(seed):
+    """Weights of norms are 1, all else comes from the block, from a place that the name chooses."""
+    block = random_block(seed)
+
+    def fill(out, name, shape):
+        count = int(np.prod(shape))
+        if name.endswith("weight") and ("norm" in name or "ln_q" in name):
+            out.write(np.full(count, 0x3F80, np.uint16))
+            return
+        at = zlib.crc32(name.encode()) % BLOCK
+        while count > 0:
+            piece = block[at:at + count]
+            out.write(piece)
+            count -= piece.size
+            at = 0
+
+    return fill
+
+
+def write_file(path, entries, fill):
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in entries:
         size = 2 * int(np.prod(shape))
@@ -138,7 +147,7 @@ def write_file(path, entries, block):
     with open(path, "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for name, shape in entries:
-            write_values(out, name, shape, block)
+            fill(out, name, shape)
     return offset
 
 
@@ -150,6 +159,23 @@ def split(entries, shards):
         parts[min(shards - 1, done * shards // total)].append(entry)
         done += int(np.prod(entry[1]))
     return [part for part in parts if part]
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_tensors(folder, entries, shards, fill):
+    """The safetensors files and, of more than one, their index. fill(out, name, shape) writes the BF16 values."""
+    parts = split(entries, shards)
+    names = ["model.safetensors"] if len(parts) == 1 else [
+        f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
+    total = sum(write_file(folder / name, part, fill) for name, part in zip(names, parts))
+    if len(parts) > 1:
+        write_json(folder / "model.safetensors.index.json", {
+            "metadata": {"total_size": total},
+            "weight_map": {tensor: name for name, part in zip(names, parts) for tensor, _ in part}})
+    print(f"{folder}: {len(entries)} tensors, {total / 1e9:.2f} GB, {len(parts)} file(s)")
 
 
 def main():
@@ -168,29 +194,18 @@ def main():
         if args.tokenizer and (args.tokenizer / name).exists():
             shutil.copy(args.tokenizer / name, args.out / name)
 
-    def write_json(name, value):
-        (args.out / name).write_text(json.dumps(value, indent=2) + "\n")
-
     settings = config(size, args.nested)
-    write_json("config.json", settings)
-    write_json("generation_config.json", {
+    write_json(args.out / "config.json", settings)
+    write_json(args.out / "generation_config.json", {
         "bos_token_id": 151643, "do_sample": False, "eos_token_id": [151645, 151643], "pad_token_id": 151643,
         "repetition_penalty": 1.05})
-    write_json("preprocessor_config.json", {
+    write_json(args.out / "preprocessor_config.json", {
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_processor_type": "Qwen2VLImageProcessor",
         "image_std": [0.26862954, 0.26130258, 0.27577711], "max_pixels": 12845056, "merge_size": 2,
         "min_pixels": 3136, "patch_size": 14, "processor_class": "Qwen2_5_VLProcessor", "temporal_patch_size": 2})
 
-    block = random_block(args.seed)
-    parts = split(list(tensors(size, settings["vision_config"], args.nested)), args.shards)
-    names = ["model.safetensors"] if len(parts) == 1 else [
-        f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
-    total = sum(write_file(args.out / name, part, block) for name, part in zip(names, parts))
-    if len(parts) > 1:
-        write_json("model.safetensors.index.json", {
-            "metadata": {"total_size": total},
-            "weight_map": {tensor: name for name, part in zip(names, parts) for tensor, _ in part}})
-    print(f"{args.out}: {sum(map(len, parts))} tensors, {total / 1e9:.2f} GB, {len(parts)} file(s)")
+    entries = list(tensors(size, settings["vision_config"], args.nested))
+    write_tensors(args.out, entries, args.shards, ring_filler(args.seed))
 
 
 if __name__ == "__main__":
