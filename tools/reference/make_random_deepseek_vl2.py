@@ -166,7 +166,7 @@ def spread_filler(seed):
         elif name.endswith("bias"):
             values *= 0.1
         elif "embed_tokens" not in name and len(shape) > 1:
-            gain = 4 if "lm_head" in name else 0.5 * shape[-1] ** 0.5 if "pos_embed" in name else 1.5
+            gain = 4 if "lm_head" in name else 0.5 * shape[-1] ** 0.5 if "pos_embed" in name else 1
             values *= gain / np.sqrt(np.prod(shape[1:]) if len(shape) != 3 else shape[-1])
         out.write(bf16_bits(values))
     return fill
