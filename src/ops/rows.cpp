@@ -42,11 +42,46 @@ Tensor rms_norm(const Ctx& c, const Tensor& x, const Tensor& w, float eps) {
   return y;
 }
 
+Tensor layer_norm(const Ctx& c, const Tensor& x, const Tensor& w, const Tensor& b, float eps) {
+  Dim t{"T"}, d{"D"};
+  expect(x, "x").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
+  expect(w, "w").shape(d).dtype(x.dtype).contiguous();
+  expect(b, "b").shape(d).dtype(x.dtype).contiguous();
+  Tensor y = c.arena.tensor(x.dtype, {t, d});
+  cpu::layer_norm(c.pool, x, w, b, eps, y);
+  return y;
+}
+
 Tensor gelu(const Ctx& c, const Tensor& x) {
   Dim t{"T"}, d{"D"};
   expect(x, "x").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
   Tensor y = c.arena.tensor(x.dtype, {t, d});
   cpu::gelu(c.pool, x, y);
+  return y;
+}
+
+Tensor gelu_tanh(const Ctx& c, const Tensor& x) {
+  Dim t{"T"}, d{"D"};
+  expect(x, "x").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
+  Tensor y = c.arena.tensor(x.dtype, {t, d});
+  cpu::gelu_tanh(c.pool, x, y);
+  return y;
+}
+
+void add_rows_(const Ctx& c, const Tensor& h, const Tensor& rows) {
+  Dim t{"T"}, d{"D"}, n{"N"};
+  expect(h, "h").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
+  expect(rows, "rows").shape(n, d).dtype(h.dtype).contiguous();
+  CHECK(n > 0 && t % n == 0, "{} rows to add to {}", n.size, t.size);
+  cpu::add_rows(c.pool, h, rows);
+}
+
+Tensor unfold(const Ctx& c, const Tensor& x, int64_t k) {
+  Dim n{"N"}, h{"h"}, w{"w"}, d{"D"};
+  expect(x, "x").shape(n, h, w, d).dtype(DType::kF32, DType::kBF16).contiguous();
+  CHECK(k > 0, "k {}", k);
+  Tensor y = c.arena.tensor(x.dtype, {n, (h + k - 1) / k, (w + k - 1) / k, d * k * k});
+  cpu::unfold(c.pool, x, k, y);
   return y;
 }
 

@@ -92,6 +92,109 @@ TEST_P(RowsTest, RmsNorm) {
   }
 }
 
+TEST_P(RowsTest, GeluTanhOfEveryBf16IsWithinOneStep) {
+  const std::vector<BFloat16> values = all_finite_bf16();
+  const auto n = static_cast<int64_t>(values.size());
+  const Tensor x = memory.poison(DType::kBF16, {1, n});
+  std::memcpy(x.data, values.data(), x.bytes());
+  const Tensor y = ops::gelu_tanh(ctx(2), x);
+  for (int64_t i = 0; i < n; ++i) {
+    const double exact = ref::gelu_tanh(at(x, i));
+    if (std::abs(exact) < 0x1p-119) {  // 1 + e^-2u overflows float where x e^2u is below its normal range
+      ASSERT_LE(std::abs(at(y, i)), 0x1p-119) << at(x, i);
+    } else {
+      ASSERT_LE(bf16_steps(y.as<BFloat16>()[i], BFloat16(static_cast<float>(exact))), 1) << at(x, i);
+    }
+  }
+}
+
+TEST_P(RowsTest, GeluTanhOfFloats) {
+  const Tensor x = memory.normal(DType::kF32, {7, 1001}, 3);
+  const Tensor y = ops::gelu_tanh(ctx(3), x);
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    const double v = at(x, i), u = std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v);
+    // As it is defined; in the left tail, where that cancels, by the other form of the formula.
+    const double exact = v > -3 ? v / 2 * (1 + std::tanh(u)) : ref::gelu_tanh(v);
+    // e^-2u is off by what rounding does to its argument, and may overflow.
+    ASSERT_NEAR(at(y, i), exact, (16 + 10 * std::abs(u)) * kEpsFloat * std::abs(exact) + 0x1p-119) << v;
+  }
+}
+
+TEST_P(RowsTest, LayerNorm) {
+  for (const DType dtype : kTypes) {
+    for (const int64_t d : {1, 7, 16, 33, 1152, 2051}) {
+      for (const int64_t t : {1, 3, 130}) {
+        SCOPED_TRACE(fmt::format("{} D {} T {}", dtype_name(dtype), d, t));
+        const Tensor x = memory.normal(dtype, {t, d}, 3), w = memory.normal(dtype, {d}), b = memory.normal(dtype, {d});
+        for (int64_t i = 0; i < d; ++i) Guarded::set(x, i, 10 + static_cast<float>(at(x, i)));  // a mean far from zero
+        const Tensor y = ops::layer_norm(ctx(static_cast<int>(t) % 3 + 1), x, w, b, 1e-6F);
+        const std::vector<double> xs = doubles(x), ws = doubles(w), bs = doubles(b);
+        std::vector<double> expected(static_cast<size_t>(d));
+        for (int64_t i = 0; i < t; ++i) {
+          const double* row = xs.data() + i * d;
+          ref::layer_norm(row, ws.data(), bs.data(), expected.data(), d, 1e-6F);
+          double mean = 0, variance = 1e-6, largest = 0;
+          for (int64_t j = 0; j < d; ++j) {
+            mean += row[j] / static_cast<double>(d);
+            largest = std::max(largest, std::abs(row[j]));
+          }
+          for (int64_t j = 0; j < d; ++j) variance += (row[j] - mean) * (row[j] - mean) / static_cast<double>(d);
+          // The mean is off by roundings of a sum of values up to the largest, the scale by those of the squares.
+          const double many = kEpsFloat * (std::sqrt(static_cast<double>(d)) + 8);
+          for (int64_t j = 0; j < d; ++j) {
+            const double value = expected[static_cast<size_t>(j)];
+            const double off = many * (largest / std::sqrt(variance) * 2) * std::abs(ws[static_cast<size_t>(j)]) +
+                               4 * kEpsFloat * std::abs(bs[static_cast<size_t>(j)]);
+            ASSERT_NEAR(at(y, i * d + j), value, off + 1.01 * eps_of(dtype) * std::abs(value)) << i << " " << j;
+          }
+          EXPECT_TRUE(same_bits(ops::layer_norm(ctx(1), x.slice(i, i + 1), w, b, 1e-6F), y.slice(i, i + 1)));
+        }
+        arena.reset();
+      }
+    }
+  }
+}
+
+TEST_P(RowsTest, AddRowsRepeats) {
+  for (const DType dtype : kTypes) {
+    for (const auto& [t, n, d] :
+         std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {6, 2, 33}, {130, 130, 48}, {9, 1, 7}}) {
+      SCOPED_TRACE(fmt::format("{} T {} N {} D {}", dtype_name(dtype), t, n, d));
+      const Tensor h = memory.normal(dtype, {t, d}), rows = memory.normal(dtype, {n, d});
+      const std::vector<double> before = doubles(h);
+      ops::add_rows_(ctx(3), h, rows);
+      for (int64_t i = 0; i < h.numel(); ++i) {
+        const float sum =
+            static_cast<float>(before[static_cast<size_t>(i)]) + static_cast<float>(at(rows, i / d % n * d + i % d));
+        ASSERT_EQ(at(h, i), dtype == DType::kBF16 ? float(BFloat16(sum)) : sum) << i;
+      }
+    }
+  }
+}
+
+TEST_P(RowsTest, UnfoldPutsChannelsFirstAndZerosBeyondTheEdges) {
+  struct Case {
+    int64_t n, h, w, d, k;
+  };
+  for (const DType dtype : kTypes) {
+    for (const Case& c : {Case{2, 3, 5, 7, 2}, {1, 1, 1, 3, 2}, {3, 4, 4, 16, 2}, {1, 7, 2, 5, 3}, {2, 2, 3, 4, 1}}) {
+      SCOPED_TRACE(fmt::format("{} {}x{}x{}x{} by {}", dtype_name(dtype), c.n, c.h, c.w, c.d, c.k));
+      const Tensor x = memory.normal(dtype, {c.n, c.h, c.w, c.d});
+      const Tensor y = ops::unfold(ctx(2), x, c.k);
+      const int64_t rows = (c.h + c.k - 1) / c.k, columns = (c.w + c.k - 1) / c.k, places = c.k * c.k;
+      ASSERT_EQ(y.numel(), c.n * rows * columns * c.d * places);
+      ASSERT_EQ(y.dim(1), rows);
+      ASSERT_EQ(y.dim(2), columns);
+      for (int64_t i = 0; i < y.numel(); ++i) {
+        const int64_t place = i % places, channel = i / places % c.d, to = i / places / c.d;
+        const int64_t row = to / columns % rows * c.k + place / c.k, column = to % columns * c.k + place % c.k;
+        const int64_t from = ((to / columns / rows * c.h + row) * c.w + column) * c.d + channel;
+        ASSERT_EQ(at(y, i), row < c.h && column < c.w ? at(x, from) : 0) << i;
+      }
+    }
+  }
+}
+
 TEST_P(RowsTest, EmbedAndGather) {
   for (const DType from : kTypes) {
     const Tensor table = memory.normal(from, {11, 37}), ids = memory.ints<int32_t>({10, 0, 3, 3}, {4});

@@ -51,4 +51,11 @@ template <class S>
   return x * S::where_negative(x, tail, S::set(1) - tail);
 }
 
+// x / 2 (1 + tanh u), u = sqrt(2/pi) (x + 0.044715 x^3), as x / (1 + e^-2u).
+template <class S>
+[[gnu::always_inline]] inline typename S::F gelu_tanh(typename S::F x) {
+  const auto minus_twice_u = S::set(-1.59576912F) * x * S::fma(x * x, S::set(0.044715F), S::set(1));
+  return x / (S::set(1) + exp<S>(minus_twice_u));
+}
+
 }  // namespace saccade::cpu

@@ -72,7 +72,10 @@ constexpr int64_t attend_workspace(int64_t dim) {
 template <class T>
 struct TypeKernels {
   void (*rms_norm)(const T* x, const T* w, T* y, int64_t d, float eps);
+  void (*layer_norm)(const T* x, const T* w, const T* b, T* y, int64_t d, float eps);
   void (*gelu)(const T* x, T* y, int64_t n);
+  void (*gelu_tanh)(const T* x, T* y, int64_t n);
+  void (*add)(T* x, const T* y, int64_t n);  // x += y
   void (*rope_round_each)(const T* x, const float* cos_sin, T* y, int64_t dim);
   void (*rope)(const T* x, const float* cos_sin, T* y, int64_t dim);
   // One row of linear(): sums [n] (and those of up for kGateUpSilu), biases [n] or null, y as LinearOut says.

@@ -45,12 +45,28 @@ A gelu(A x) {
   return x * std::erfc(-x * static_cast<A>(0.70710678118654752440)) / 2;
 }
 
+template <class A>
+A gelu_tanh(A x) {  // (1 + tanh u) / 2 = 1 / (1 + e^-2u), which loses nothing where tanh u is near -1
+  const A twice_u = static_cast<A>(1.59576912160573071176) * (x + static_cast<A>(0.044715) * x * x * x);
+  return x / (1 + std::exp(-twice_u));
+}
+
 template <class T>
 void rms_norm(const T* x, const T* w, T* y, int64_t d, float eps) {
   Arith<T> sum = 0;
   for (int64_t i = 0; i < d; ++i) sum += get(x[i]) * get(x[i]);
   const Arith<T> scale = 1 / std::sqrt(sum / static_cast<Arith<T>>(d) + static_cast<Arith<T>>(eps));
   for (int64_t i = 0; i < d; ++i) y[i] = put<T>(rounded<T>(get(x[i]) * scale) * get(w[i]));
+}
+
+template <class T>
+void layer_norm(const T* x, const T* w, const T* b, T* y, int64_t d, float eps) {
+  Arith<T> sum = 0, squares = 0;
+  for (int64_t i = 0; i < d; ++i) sum += get(x[i]);
+  const Arith<T> mean = sum / static_cast<Arith<T>>(d);
+  for (int64_t i = 0; i < d; ++i) squares += (get(x[i]) - mean) * (get(x[i]) - mean);
+  const Arith<T> scale = 1 / std::sqrt(squares / static_cast<Arith<T>>(d) + static_cast<Arith<T>>(eps));
+  for (int64_t i = 0; i < d; ++i) y[i] = put<T>((get(x[i]) - mean) * scale * get(w[i]) + get(b[i]));
 }
 
 // Turns one head of `dim` values by cos_sin (dim/2 cosines, dim/2 sines); pairs are (i, i + dim/2).

@@ -85,11 +85,58 @@ void rms_norm(ThreadPool& pool, const Tensor& x, const Tensor& w, float eps, con
   });
 }
 
+void layer_norm(ThreadPool& pool, const Tensor& x, const Tensor& w, const Tensor& b, float eps, const Tensor& y) {
+  with_type(x.dtype, [&]<class T>(T) {
+    const auto norm = kernels().of<T>().layer_norm;
+    pool.parallel_for(x.dim(0), rows_of(x.dim(1)), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) norm(x.row<T>(t), w.as<T>(), b.as<T>(), y.row<T>(t), x.dim(1), eps);
+    });
+  });
+}
+
 void gelu(ThreadPool& pool, const Tensor& x, const Tensor& y) {
   with_type(x.dtype, [&]<class T>(T) {
     const auto row = kernels().of<T>().gelu;
     pool.parallel_for(x.numel(), rows_of(1),
                       [&](int64_t begin, int64_t end) { row(x.as<T>() + begin, y.as<T>() + begin, end - begin); });
+  });
+}
+
+void gelu_tanh(ThreadPool& pool, const Tensor& x, const Tensor& y) {
+  with_type(x.dtype, [&]<class T>(T) {
+    const auto row = kernels().of<T>().gelu_tanh;
+    pool.parallel_for(x.numel(), rows_of(1),
+                      [&](int64_t begin, int64_t end) { row(x.as<T>() + begin, y.as<T>() + begin, end - begin); });
+  });
+}
+
+void add_rows(ThreadPool& pool, const Tensor& h, const Tensor& rows) {
+  with_type(h.dtype, [&]<class T>(T) {
+    const auto add = kernels().of<T>().add;
+    pool.parallel_for(h.dim(0), rows_of(h.dim(1)), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) add(h.row<T>(t), rows.row<T>(t % rows.dim(0)), h.dim(1));
+    });
+  });
+}
+
+void unfold(ThreadPool& pool, const Tensor& x, int64_t k, const Tensor& y) {
+  const int64_t height = x.dim(1), width = x.dim(2), d = x.dim(3), rows = y.dim(1), columns = y.dim(2), places = k * k;
+  with_type(x.dtype, [&]<class T>(T) {
+    pool.parallel_for(x.dim(0) * rows * columns, rows_of(d * places), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t top = i / columns % rows * k, left = i % columns * k;
+        T* to = y.as<T>() + i * d * places;
+        for (int64_t place = 0; place < places; ++place, ++to) {
+          const int64_t row = top + place / k, column = left + place % k;
+          if (row < height && column < width) {
+            const T* from = x.as<T>() + ((i / columns / rows * height + row) * width + column) * d;
+            for (int64_t c = 0; c < d; ++c) to[c * places] = from[c];
+          } else {
+            for (int64_t c = 0; c < d; ++c) to[c * places] = T(0.0F);
+          }
+        }
+      }
+    });
   });
 }
 

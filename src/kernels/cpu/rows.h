@@ -11,7 +11,11 @@ namespace saccade::cpu {
 void embed(ThreadPool& pool, const Tensor& table, const Tensor& ids, const Tensor& y);
 void gather_rows(ThreadPool& pool, const Tensor& x, const Tensor& index, const Tensor& y);
 void rms_norm(ThreadPool& pool, const Tensor& x, const Tensor& w, float eps, const Tensor& y);
+void layer_norm(ThreadPool& pool, const Tensor& x, const Tensor& w, const Tensor& b, float eps, const Tensor& y);
 void gelu(ThreadPool& pool, const Tensor& x, const Tensor& y);
+void gelu_tanh(ThreadPool& pool, const Tensor& x, const Tensor& y);
+void add_rows(ThreadPool& pool, const Tensor& h, const Tensor& rows);
+void unfold(ThreadPool& pool, const Tensor& x, int64_t k, const Tensor& y);
 
 // y [T, 2, Dh/2] F32, values rounded to `dtype`.
 void rope_table(ThreadPool& pool, const Tensor& positions, std::span<const int64_t> sections, double theta, DType dtype,

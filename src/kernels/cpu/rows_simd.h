@@ -53,8 +53,39 @@ void rms_norm(const T* x, const T* w, T* y, int64_t d, float eps) {
 }
 
 template <class S, class T>
+void layer_norm(const T* x, const T* w, const T* b, T* y, int64_t d, float eps) {
+  using F = typename S::F;
+  F sum = S::set(0), squares = S::set(0);
+  for_lanes<S>(d, [&](int64_t i, auto n) { sum = sum + load<S>(x + i, n); });
+  const F mean = S::set(S::sum(sum) / static_cast<float>(d));
+  for_lanes<S>(d, [&](int64_t i, auto n) {
+    F v = load<S>(x + i, n) - mean;
+    if constexpr (std::is_same_v<decltype(n), int64_t>) {  // lanes beyond the row must not count
+      float part[S::kLanes] = {};
+      S::store_part(part, v, n);
+      v = S::load(part);
+    }
+    squares = S::fma(v, v, squares);
+  });
+  const F scale = S::set(1 / __builtin_sqrtf(S::sum(squares) / static_cast<float>(d) + eps));
+  for_lanes<S>(d, [&](int64_t i, auto n) {
+    store<S>(y + i, S::fma((load<S>(x + i, n) - mean) * scale, load<S>(w + i, n), load<S>(b + i, n)), n);
+  });
+}
+
+template <class S, class T>
 void gelu_row(const T* x, T* y, int64_t count) {
   for_lanes<S>(count, [&](int64_t i, auto n) { store<S>(y + i, gelu<S>(load<S>(x + i, n)), n); });
+}
+
+template <class S, class T>
+void gelu_tanh_row(const T* x, T* y, int64_t count) {
+  for_lanes<S>(count, [&](int64_t i, auto n) { store<S>(y + i, gelu_tanh<S>(load<S>(x + i, n)), n); });
+}
+
+template <class S, class T>
+void add_row(T* x, const T* y, int64_t count) {
+  for_lanes<S>(count, [&](int64_t i, auto n) { store<S>(x + i, load<S>(x + i, n) + load<S>(y + i, n), n); });
 }
 
 template <class S, class T, bool kRoundEach>

@@ -10,7 +10,10 @@ namespace saccade::cpu {
 template <class S, class T, class Scores = FloatScores<S, T>>
 constexpr TypeKernels<T> type_kernels() {
   return {rms_norm<S, T>,
+          layer_norm<S, T>,
           gelu_row<S, T>,
+          gelu_tanh_row<S, T>,
+          add_row<S, T>,
           rope<S, T, true>,
           rope<S, T, false>,
           finish<S, T>,
