@@ -1,7 +1,7 @@
-// Attention with a running maximum over blocks of 64 keys. A block's keys are transposed and its values widened into
-// the workspace once for all queries of the task; then tiles of kTileQ queries compute scores (a query's values
-// broadcast against vectors of keys), probabilities and weighted values, all in float. Everything that one query
-// sums, it sums in an order that does not depend on the queries beside it.
+// Attention with a running maximum over blocks of 64 keys. A block's keys are transposed and, for many queries, its
+// values widened into the workspace once for all queries of the task; then tiles of kTileQ queries compute scores (a
+// query's values broadcast against vectors of keys), probabilities and weighted values, all in float. Everything that
+// one query sums, it sums in an order that does not depend on the queries beside it.
 #pragma once
 
 #include "kernels/cpu/functions.h"
@@ -73,13 +73,14 @@ struct AttentionTiles {
     }
   }
 
-  // acc[r] = acc[r] * scale[r] + sum over j < n of p[r][j] * value j, over kV vectors of channels.
-  template <int kQ, int kV>
-  static void weigh(const float* p, const float* scale, const float* values, int64_t stride, int64_t n, float* acc,
-                    const Ahead& ahead) {
+  // acc[r] = acc[r] * scale[r] + sum over j < n of p[r][j] * value j, over kV vectors of channels. A call of its own,
+  // with that many arguments, would cost prefill some 5%.
+  template <int kQ, int kV, class V>
+  [[gnu::always_inline]] static inline void weigh(const float* p, const float* scale, const V* values, int64_t stride,
+                                                  int64_t n, float* acc, int64_t acc_stride, const Ahead& ahead) {
     F sum[kQ][kV];
     for (int r = 0; r < kQ; ++r) {
-      for (int v = 0; v < kV; ++v) sum[r][v] = S::load(acc + r * stride + v * kLanes) * S::set(scale[r]);
+      for (int v = 0; v < kV; ++v) sum[r][v] = S::load(acc + r * acc_stride + v * kLanes) * S::set(scale[r]);
     }
     for (int64_t j = 0; j < n; ++j) {
       ahead.fetch(j);
@@ -91,7 +92,7 @@ struct AttentionTiles {
       }
     }
     for (int r = 0; r < kQ; ++r) {
-      for (int v = 0; v < kV; ++v) S::store(acc + r * stride + v * kLanes, sum[r][v]);
+      for (int v = 0; v < kV; ++v) S::store(acc + r * acc_stride + v * kLanes, sum[r][v]);
     }
   }
 
@@ -102,15 +103,15 @@ struct AttentionTiles {
     if (rows == kQ) return score<kQ>(q, stride, units, keys, scores);
     if constexpr (kQ > 1) score_rows<kQ - 1>(rows, q, stride, units, keys, scores);
   }
-  template <int kQ = S::kTileQ, int kV = S::kTileV>
-  static void weigh_rows(int64_t rows, int64_t vectors, const float* p, const float* scale, const float* values,
-                         int64_t stride, int64_t n, float* acc, const Ahead& ahead) {
+  template <int kQ = S::kTileQ, int kV = S::kTileV, class V>
+  static void weigh_rows(int64_t rows, int64_t vectors, const float* p, const float* scale, const V* values,
+                         int64_t stride, int64_t n, float* acc, int64_t acc_stride, const Ahead& ahead) {
     if (rows < kQ) {
-      if constexpr (kQ > 1) weigh_rows<kQ - 1, kV>(rows, vectors, p, scale, values, stride, n, acc, ahead);
+      if constexpr (kQ > 1) weigh_rows<kQ - 1, kV>(rows, vectors, p, scale, values, stride, n, acc, acc_stride, ahead);
     } else if (vectors < kV) {
-      if constexpr (kV > 1) weigh_rows<kQ, kV - 1>(rows, vectors, p, scale, values, stride, n, acc, ahead);
+      if constexpr (kV > 1) weigh_rows<kQ, kV - 1>(rows, vectors, p, scale, values, stride, n, acc, acc_stride, ahead);
     } else {
-      weigh<kQ, kV>(p, scale, values, stride, n, acc, ahead);
+      weigh<kQ, kV>(p, scale, values, stride, n, acc, acc_stride, ahead);
     }
   }
 };
@@ -133,6 +134,7 @@ class Attention {
   using F = typename S::F;
   using Tiles = AttentionTiles<S, Scores>;
   static constexpr int64_t kLanes = S::kLanes;
+  static constexpr int64_t kWidenFrom = 4 * S::kTileQ;
   static constexpr float kNone = -__builtin_inff();
 
   // What a query has gathered: probabilities relative to exp(top), their sum, values weighted by them.
@@ -141,16 +143,21 @@ class Attention {
   };
 
   explicit Attention(const AttendArgs& args)
-      : a(args), queries(args.rows * args.group), units(args.dim / Scores::kUnit), padded(attend_padded(args.dim)) {
+      : a(args),
+        queries(args.rows * args.group),
+        units(args.key_dim / Scores::kUnit),
+        padded_key(attend_padded(args.key_dim)),
+        padded(attend_padded(args.value_dim)),
+        widens(queries > kWidenFrom || args.value_dim % kLanes != 0) {
     float* p = args.workspace;
     const auto take = [&p](int64_t n) {
       float* from = p;
       p += n;
       return from;
     };
-    keys_t = take(kKeyBlock * padded);
+    keys_t = take(kKeyBlock * padded_key);
     values = take(kKeyBlock * padded);
-    q = take(kQueryBlock * padded);
+    q = take(kQueryBlock * padded_key);
     for (State* s : {&span, &total}) {
       *s = {take(kQueryBlock * padded), take(kQueryBlock), take(kQueryBlock)};
     }
@@ -158,8 +165,8 @@ class Attention {
 
   void run() {
     for (int64_t i = 0; i < queries; ++i) {
-      const T* from = static_cast<const T*>(a.q) + i / a.group * a.q_stride + i % a.group * a.dim;
-      float* to = q + i * padded;
+      const T* from = static_cast<const T*>(a.q) + i / a.group * a.q_stride + i % a.group * a.key_dim;
+      float* to = q + i * padded_key;
       for (int64_t u = 0, count = units; u < count; u += kLanes) {
         S::store(to + u, Scores::load(from + u * Scores::kUnit, count - u));
       }
@@ -174,18 +181,19 @@ class Attention {
       }
       for (int64_t i = 0; i < queries; ++i) {
         fold(total.values + i * padded, total.top[i], total.sum[i], span.values + i * padded, span.top[i], span.sum[i],
-             a.dim);
+             a.value_dim);
       }
     }
     for (int64_t i = 0; i < queries; ++i) {
       const float* from = total.values + i * padded;
       if (a.partial) {
-        float* to = a.partial + i * (a.dim + 2);
-        for (int64_t d = 0; d < a.dim; ++d) to[d] = from[d];
-        to[a.dim] = total.top[i];
-        to[a.dim + 1] = total.sum[i];
+        float* to = a.partial + i * (a.value_dim + 2);
+        for (int64_t d = 0; d < a.value_dim; ++d) to[d] = from[d];
+        to[a.value_dim] = total.top[i];
+        to[a.value_dim + 1] = total.sum[i];
       } else {
-        finish(from, total.sum[i], a.dim, static_cast<T*>(a.y) + i / a.group * a.y_stride + i % a.group * a.dim);
+        T* to = static_cast<T*>(a.y) + i / a.group * a.y_stride + i % a.group * a.value_dim;
+        finish(from, total.sum[i], a.value_dim, to);
       }
     }
   }
@@ -212,33 +220,48 @@ class Attention {
     }
   }
 
-  int64_t offset(int64_t block) const { return (a.blocks ? a.blocks[block] : block) * a.block_stride; }
-
   // What follows the keys before `next`: more of this task's, or the next task's first.
   Ahead after(int64_t next, int64_t tiles) const {
     const AttendArgs* task = next < a.keys ? &a : a.next;
     if (!task) return {};
     const int64_t block = next < a.keys ? next / kKeyBlock : task->begin / kKeyBlock;
-    const int64_t at = (task->blocks ? task->blocks[block] : block) * task->block_stride;
+    const int64_t at = task->places.block(block);
+    const int64_t key_dim = a.key_dim - a.tail_dim, longest = key_dim > a.value_dim ? key_dim : a.value_dim;
     Ahead ahead;
     ahead.k = reinterpret_cast<const char*>(static_cast<const T*>(task->k) + at);
     ahead.v = reinterpret_cast<const char*>(static_cast<const T*>(task->v) + at);
-    ahead.stride = task->token_stride * static_cast<int64_t>(sizeof(T));
-    ahead.lines = (a.dim * static_cast<int64_t>(sizeof(T)) + Ahead::kLine - 1) / Ahead::kLine;
+    ahead.stride = task->places.token_stride * static_cast<int64_t>(sizeof(T));
+    ahead.lines = (longest * static_cast<int64_t>(sizeof(T)) + Ahead::kLine - 1) / Ahead::kLine;
+    if (task->k == task->v) {  // one row: half of it as k, half as v
+      ahead.lines = (ahead.lines + 1) / 2;
+      ahead.v += ahead.lines * Ahead::kLine;
+    }
     ahead.step = (ahead.lines + tiles * value_passes() - 1) / (tiles * value_passes());
     return ahead;
   }
 
-  int64_t value_passes() const { return ((a.dim + kLanes - 1) / kLanes + S::kTileV - 1) / S::kTileV; }
+  int64_t value_passes() const { return ((a.value_dim + kLanes - 1) / kLanes + S::kTileV - 1) / S::kTileV; }
 
   // Keys of a block transposed to [units][64], values widened to [64][padded]; what is beyond the n-th is zero.
   void pack(int64_t block, int64_t n) {
-    const T* k = static_cast<const T*>(a.k) + offset(block);
-    const T* v = static_cast<const T*>(a.v) + offset(block);
-    for (int64_t j = 0; j < kKeyBlock; j += kLanes) {
-      transpose(k + j * a.token_stride, n - j, keys_t + j);
+    const T* k = static_cast<const T*>(a.k) + a.places.block(block);
+    const int64_t stride = a.places.token_stride, tail = a.tail_dim / Scores::kUnit;
+    for (int64_t j = 0; j < kKeyBlock; j += kLanes) transpose(k + j * stride, stride, units - tail, n - j, keys_t + j);
+    if (tail > 0) {
+      const T* last = static_cast<const T*>(a.k_tail) + a.tail_places.block(block);
+      const int64_t last_stride = a.tail_places.token_stride;
+      float* to = keys_t + (units - tail) * kKeyBlock;
+      for (int64_t j = 0; j < kKeyBlock; j += kLanes)
+        transpose(last + j * last_stride, last_stride, tail, n - j, to + j);
     }
-    const int64_t dim = a.dim, stride = a.token_stride, to_stride = padded;  // stores might change a, for all GCC knows
+    if (widens) widen(values_of(block), n);
+  }
+
+  const T* values_of(int64_t block) const { return static_cast<const T*>(a.v) + a.places.block(block); }
+
+  void widen(const T* v, int64_t n) {
+    // Stores might change members, for all GCC knows.
+    const int64_t dim = a.value_dim, stride = a.places.token_stride, to_stride = padded;
     float* to = values;
     for (int64_t j = 0; j < n; ++j, v += stride, to += to_stride) {
       int64_t d = 0;
@@ -247,9 +270,8 @@ class Attention {
     }
   }
 
-  // kLanes keys, of which n are there.
-  void transpose(const T* k, int64_t n, float* to) const {
-    const int64_t all = units, stride = a.token_stride;
+  // `all` units of kLanes keys, of which n are there.
+  static void transpose(const T* k, int64_t stride, int64_t all, int64_t n, float* to) {
     for (int64_t u = 0; u < all; u += kLanes) {
       const T* from = k + u * Scores::kUnit;
       F rows[kLanes];
@@ -270,15 +292,26 @@ class Attention {
   void attend_tile(int64_t i, int64_t rows, int64_t block, int64_t n, Ahead& ahead) {
     alignas(64) float p[S::kTileQ * kKeyBlock];
     float scale[S::kTileQ];
-    Tiles::score_rows(rows, q + i * padded, padded, units, keys_t, p);
+    Tiles::score_rows(rows, q + i * padded_key, padded_key, units, keys_t, p);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t sees = a.causal ? a.visible + (i + r) / a.group - block : n;
       scale[r] = soften(p + r * kKeyBlock, sees < n ? sees : n, span.top[i + r], span.sum[i + r]);
     }
-    const int64_t vectors = (a.dim + kLanes - 1) / kLanes, most = (vectors + value_passes() - 1) / value_passes();
+    if (widens) {
+      weigh(i, rows, p, scale, values, padded, n, ahead);
+    } else {
+      weigh(i, rows, p, scale, values_of(block / kKeyBlock), a.places.token_stride, n, ahead);
+    }
+  }
+
+  template <class V>
+  [[gnu::always_inline]] inline void weigh(int64_t i, int64_t rows, const float* p, const float* scale, const V* from,
+                                           int64_t stride, int64_t n, Ahead& ahead) {
+    const int64_t vectors = (a.value_dim + kLanes - 1) / kLanes;
+    const int64_t most = (vectors + value_passes() - 1) / value_passes();
     for (int64_t v = 0; v < vectors; v += most) {
-      Tiles::weigh_rows(rows, vectors - v < most ? vectors - v : most, p, scale, values + v * kLanes, padded, n,
-                        span.values + i * padded + v * kLanes, ahead.pass());
+      Tiles::weigh_rows(rows, vectors - v < most ? vectors - v : most, p, scale, from + v * kLanes, stride, n,
+                        span.values + i * padded + v * kLanes, padded, ahead.pass());
     }
   }
 
@@ -336,7 +369,8 @@ class Attention {
   static float first_lane(F x) { return x[0]; }
 
   const AttendArgs& a;
-  const int64_t queries, units, padded;
+  const int64_t queries, units, padded_key, padded;
+  const bool widens;  // values once for all tiles; few tiles read them as they lie
   float *keys_t, *values, *q;
   State span, total;
 };

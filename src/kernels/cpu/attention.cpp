@@ -26,13 +26,14 @@ struct Tasks {
   }
   void add(const AttendArgs& task) {
     args[count++] = task;
-    work += 2 * task.rows * task.group * (task.keys - task.begin) * task.dim;
+    work += task.rows * task.group * (task.keys - task.begin) * (task.key_dim + task.value_dim);
   }
 };
 
+// All tasks have the dimensions of the first.
 template <class T>
-void run(ThreadPool& pool, Arena& scratch, const Tasks& tasks, int64_t dim) {
-  const int64_t size = attend_workspace(dim);
+void run(ThreadPool& pool, Arena& scratch, const Tasks& tasks) {
+  const int64_t size = attend_workspace(tasks.args->key_dim, tasks.args->value_dim);
   auto* workspace = static_cast<float*>(scratch.allocate(static_cast<size_t>(pool.size() * size) * sizeof(float)));
   const auto attend = kernels().of<T>().attend;
   const int64_t run =
@@ -50,7 +51,8 @@ void run(ThreadPool& pool, Arena& scratch, const Tasks& tasks, int64_t dim) {
 
 // Runs tasks span by span, then merges.
 template <class T>
-void run_split(ThreadPool& pool, Arena& scratch, const Tasks& tasks, int64_t spans, int64_t floats, int64_t dim) {
+void run_split(ThreadPool& pool, Arena& scratch, const Tasks& tasks, int64_t spans, int64_t floats) {
+  const int64_t dim = tasks.args->value_dim;
   auto* partial = static_cast<float*>(scratch.allocate(static_cast<size_t>(floats) * sizeof(float)));
   Tasks pieces(scratch, spans);
   for (int64_t i = 0; i < tasks.count; ++i) {
@@ -65,7 +67,7 @@ void run_split(ThreadPool& pool, Arena& scratch, const Tasks& tasks, int64_t spa
       partial += task.rows * task.group * (dim + 2);
     }
   }
-  run<T>(pool, scratch, pieces, dim);
+  run<T>(pool, scratch, pieces);
   const auto merge = kernels().of<T>().merge;
   for_items(pool, tasks.count, floats <= kAlone, [&](int, int64_t item) {
     const AttendArgs& task = tasks.args[item];
@@ -78,17 +80,17 @@ void run_split(ThreadPool& pool, Arena& scratch, const Tasks& tasks, int64_t spa
 }
 
 template <class T>
-void paged(ThreadPool& pool, Arena& scratch, const Tensor& q, const Tensor& kv_layer, const PagedIndex& index,
-           float scale, const Tensor& y) {
+void causal(ThreadPool& pool, Arena& scratch, const Tensor& q, const CausalKeys& keys, const PagedIndex& index,
+            float scale, const Tensor& y) {
   static_assert(kKeyBlock == 64, "a block of keys is a page");
-  const int64_t heads = q.dim(1), dim = q.dim(2), kv_heads = kv_layer.dim(2), group = heads / kv_heads;
+  const int64_t heads = q.dim(1), dim = q.dim(2), value_dim = y.dim(2), group = heads / keys.heads;
   const int64_t most_heads = std::min(group, kQueryBlock), most_rows = kQueryBlock / most_heads;
   const auto* q_offsets = index.q_offsets.as<int32_t>();
   const int64_t sequences = index.kv_lens.dim(0);
 
   int64_t most = 0;
   for (int64_t b = 0; b < sequences; ++b) {
-    most += ceil_div(q_offsets[b + 1] - q_offsets[b], most_rows) * ceil_div(group, most_heads) * kv_heads;
+    most += ceil_div(q_offsets[b + 1] - q_offsets[b], most_rows) * ceil_div(group, most_heads) * keys.heads;
   }
   if (most == 0) return;
   const auto scope = scratch.scope();
@@ -101,32 +103,36 @@ void paged(ThreadPool& pool, Arena& scratch, const Tensor& q, const Tensor& kv_l
       for (int64_t h = 0; h < heads; h += std::min(most_heads, group - h % group)) {
         AttendArgs task{};
         task.q = q.row<T>(first + r) + h * dim;
-        task.y = y.row<T>(first + r) + h * dim;
-        task.q_stride = task.y_stride = heads * dim;
+        task.y = y.row<T>(first + r) + h * value_dim;
+        task.q_stride = heads * dim;
+        task.y_stride = heads * value_dim;
         task.rows = std::min(most_rows, rows - r);
         task.group = std::min(most_heads, group - h % group);
-        task.k = kv_layer.as<T>() + h / group * kv_layer.stride[2];
-        task.v = static_cast<const T*>(task.k) + kv_layer.stride[1];
-        task.blocks = index.page_table.row<int32_t>(b);
-        task.block_stride = kv_layer.stride[0];
-        task.token_stride = dim;
+        task.k = static_cast<const T*>(keys.k) + h / group * keys.head_stride;
+        task.v = static_cast<const T*>(keys.v) + h / group * keys.head_stride;
+        const int32_t* pages = index.page_table.row<int32_t>(b);
+        task.places = {keys.paged ? pages : nullptr, keys.block_stride, keys.token_stride};
+        task.k_tail = keys.tail;
+        task.tail_places = {pages, keys.tail_block_stride, keys.tail_token_stride};
+        task.tail_dim = keys.tail_dim;
         task.keys = before + r + task.rows;
         task.visible = before + r + 1;
         task.causal = true;
-        task.dim = dim;
+        task.key_dim = dim;
+        task.value_dim = value_dim;
         task.scale = scale;
         tasks.add(task);
         const int64_t task_spans = ceil_div(task.keys, kKeySpan);
         spans += task_spans;
-        floats += task_spans * task.rows * task.group * (dim + 2);
+        floats += task_spans * task.rows * task.group * (value_dim + 2);
       }
     }
   }
   const bool few = tasks.count < 4 * pool.size() && pool.size() > 1;
   if (few && spans > tasks.count && static_cast<size_t>(floats) * sizeof(float) <= kMostPartialBytes) {
-    run_split<T>(pool, scratch, tasks, spans, floats, dim);
+    run_split<T>(pool, scratch, tasks, spans, floats);
   } else {
-    run<T>(pool, scratch, tasks, dim);
+    run<T>(pool, scratch, tasks);
   }
 }
 
@@ -153,24 +159,37 @@ void segments(ThreadPool& pool, Arena& scratch, const Tensor& qkv, const Tensor&
         task.group = 1;
         task.k = qkv.row<T>(first) + qkv.stride[1] + h * dim;
         task.v = static_cast<const T*>(task.k) + qkv.stride[1];
-        task.token_stride = qkv.stride[0];
-        task.block_stride = kKeyBlock * qkv.stride[0];
+        task.places = {nullptr, kKeyBlock * qkv.stride[0], qkv.stride[0]};
         task.keys = rows;
-        task.dim = dim;
+        task.key_dim = task.value_dim = dim;
         task.scale = scale;
         tasks.add(task);
       }
     }
   }
-  run<T>(pool, scratch, tasks, dim);
+  run<T>(pool, scratch, tasks);
 }
 
 }  // namespace
 
+void causal_attention(ThreadPool& pool, Arena& scratch, const Tensor& q, const CausalKeys& keys,
+                      const PagedIndex& index, float scale, const Tensor& y) {
+  q.dtype == DType::kBF16 ? causal<BFloat16>(pool, scratch, q, keys, index, scale, y)
+                          : causal<float>(pool, scratch, q, keys, index, scale, y);
+}
+
 void paged_attention(ThreadPool& pool, Arena& scratch, const Tensor& q, const Tensor& kv_layer, const PagedIndex& index,
                      float scale, const Tensor& y) {
-  q.dtype == DType::kBF16 ? paged<BFloat16>(pool, scratch, q, kv_layer, index, scale, y)
-                          : paged<float>(pool, scratch, q, kv_layer, index, scale, y);
+  CausalKeys keys{};
+  keys.k = kv_layer.data;
+  keys.v = static_cast<const std::byte*>(kv_layer.data) +
+           static_cast<size_t>(kv_layer.stride[1]) * dtype_size(kv_layer.dtype);
+  keys.heads = kv_layer.dim(2);
+  keys.head_stride = kv_layer.stride[2];
+  keys.paged = true;
+  keys.block_stride = kv_layer.stride[0];
+  keys.token_stride = kv_layer.stride[3];
+  causal_attention(pool, scratch, q, keys, index, scale, y);
 }
 
 void segment_attention(ThreadPool& pool, Arena& scratch, const Tensor& qkv, const Tensor& cu_seqlens, float scale,

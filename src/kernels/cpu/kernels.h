@@ -46,27 +46,38 @@ inline constexpr int64_t kKeyBlock = 64;
 inline constexpr int64_t kKeySpan = 512;
 inline constexpr int64_t kQueryBlock = 128;  // most queries of a task
 
-struct AttendArgs {
-  const void* q;  // query (r, g) at r * q_stride + g * dim
-  int64_t q_stride, rows, group;
-  const void *k, *v;      // block i of keys starts block(i) * block_stride elements further
+// Where tokens lie in units of elements: token j of block i at block(i) * block_stride + j * token_stride.
+struct TokenPlaces {
   const int32_t* blocks;  // block(i) = blocks[i]; i where null
   int64_t block_stride, token_stride;
+
+  int64_t block(int64_t i) const { return (blocks ? blocks[i] : i) * block_stride; }
+};
+
+struct AttendArgs {
+  const void* q;  // query (r, g) at r * q_stride + g * key_dim
+  int64_t q_stride, rows, group;
+  const void *k, *v;  // may be the same: values that are the first of the key's
+  TokenPlaces places;
+  const void* k_tail;  // the last tail_dim values of the keys, where these lie apart
+  TokenPlaces tail_places;
+  int64_t tail_dim;
   int64_t begin, keys;  // keys [begin, keys); begin is a multiple of kKeySpan
   int64_t visible;
   bool causal;
-  int64_t dim;
+  int64_t key_dim, value_dim;  // key_dim and tail_dim are even
   float scale;
-  float* workspace;  // attend_workspace(dim) floats
-  float* partial;    // unmerged results [rows * group][dim + 2]: values, maximum, sum; or null, and
-  void* y;           // results, laid out like q with y_stride
+  float* workspace;  // attend_workspace(key_dim, value_dim) floats
+  float* partial;    // unmerged results [rows * group][value_dim + 2]: values, maximum, sum; or null, and
+  void* y;           // result (r, g) at r * y_stride + g * value_dim
   int64_t y_stride;
   const AttendArgs* next;  // what the same thread will be asked next, to prefetch; or null
 };
 
 constexpr int64_t attend_padded(int64_t dim) { return (dim + 15) / 16 * 16; }
-constexpr int64_t attend_workspace(int64_t dim) {
-  return (2 * kKeyBlock + 3 * kQueryBlock) * attend_padded(dim) + 4 * kQueryBlock;
+constexpr int64_t attend_workspace(int64_t key_dim, int64_t value_dim) {
+  return (kKeyBlock + kQueryBlock) * attend_padded(key_dim) + (kKeyBlock + 2 * kQueryBlock) * attend_padded(value_dim) +
+         4 * kQueryBlock;
 }
 
 template <class T>
@@ -82,6 +93,8 @@ struct TypeKernels {
   void (*finish)(LinearOut out, const float* sum, const float* up, const float* bias, const float* up_bias, void* y,
                  int64_t n);
   void (*attend)(const AttendArgs& args);
+  // y [t][c] = sum over i < n, in this order, of x [t][n] times w [n][c] with rows ldw apart, which is read once.
+  void (*multiply_down)(const float* x, int64_t t, const T* w, int64_t ldw, int64_t n, int64_t c, float* y);
   // Merges the partial results of one query, `stride` floats from span to span (the first is overwritten) -> y [dim].
   void (*merge)(float* partial, int64_t spans, int64_t stride, int64_t dim, T* y);
 };

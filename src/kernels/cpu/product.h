@@ -219,6 +219,34 @@ void stream(const MultiplyArgs& a, int64_t block_k) {
   }
 }
 
+// TypeKernels::multiply_down
+template <class S, class W>
+void multiply_down(const float* x, int64_t t, const W* w, int64_t ldw, int64_t n, int64_t c, float* y) {
+  using F = typename S::F;
+  constexpr int64_t kDeep = 8, kLanes = S::kLanes;  // rows of w that are added at a time
+  for (int64_t i = 0; i < t * c; ++i) y[i] = 0;
+  const auto add = [&]<int64_t kRows>(int64_t row, std::integral_constant<int64_t, kRows>) {
+    const W* from = w + row * ldw;
+    const float* xs = x + row;
+    for (int64_t j = 0; j < c; j += kLanes) {
+      const int64_t left = c - j;
+      F ws[kRows];
+      for (int64_t i = 0; i < kRows; ++i) {
+        ws[i] = left >= kLanes ? S::load(from + i * ldw + j) : S::load_part(from + i * ldw + j, left);
+      }
+      for (int64_t r = 0; r < t; ++r) {
+        float* to = y + r * c + j;
+        F sum = left >= kLanes ? S::load(to) : S::load_part(to, left);
+        for (int64_t i = 0; i < kRows; ++i) sum = S::fma(S::set(xs[r * n + i]), ws[i], sum);
+        left >= kLanes ? S::store(to, sum) : S::store_part(to, sum, left);
+      }
+    }
+  };
+  int64_t row = 0;
+  for (; row + kDeep <= n; row += kDeep) add(row, std::integral_constant<int64_t, kDeep>{});
+  for (; row < n; ++row) add(row, std::integral_constant<int64_t, 1>{});
+}
+
 template <class P>
 constexpr Product product_of() {
   return {1, P::kStep, sizeof(typename P::PackedX), pack_x<P>, multiply<P>, stream<P>};

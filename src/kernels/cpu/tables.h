@@ -18,6 +18,7 @@ constexpr TypeKernels<T> type_kernels() {
           rope<S, T, false>,
           finish<S, T>,
           Attention<S, T, Scores>::run,
+          multiply_down<S, T>,
           Attention<S, T, Scores>::merge};
 }
 
