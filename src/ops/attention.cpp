@@ -1,27 +1,18 @@
 #include "kernels/cpu/attention.h"
 
+#include "ops/check_paged.h"
 #include "ops/ops.h"
 #include "tensor/expect.h"
 
 namespace saccade::ops {
 
 Tensor paged_attention(const Ctx& c, const Tensor& q, const Tensor& kv_layer, const PagedKv& kv, float scale) {
-  Dim t{"T"}, h{"H"}, dh{"Dh"}, pages{"pages"}, k{"K"}, b{"B"}, max_pages{"max_pages"};
+  Dim t{"T"}, h{"H"}, dh{"Dh"}, pages{"pages"}, k{"K"};
   expect(q, "q").shape(t, h, dh).dtype(DType::kF32, DType::kBF16).contiguous();
   CHECK(dh % 2 == 0, "head dimension {}", dh.size);
   expect(kv_layer, "kv_layer").shape(pages, 2, k, kPageTokens, dh).dtype(q.dtype).contiguous();
   CHECK(h % k == 0, "{} query heads over {} kv heads", h.size, k.size);
-  expect(kv.kv_lens, "kv_lens").shape(b).dtype(DType::kI32).contiguous();
-  expect(kv.q_offsets, "q_offsets").shape(b + 1).dtype(DType::kI32).contiguous();
-  expect(kv.page_table, "page_table").shape(b, max_pages).dtype(DType::kI32).contiguous();
-  const auto* offsets = kv.q_offsets.as<int32_t>();
-  const auto* lens = kv.kv_lens.as<int32_t>();
-  CHECK(offsets[0] == 0 && offsets[b] == t, "q_offsets run from {} to {}, T is {}", offsets[0], offsets[b], t.size);
-  for (int64_t i = 0; i < b; ++i) {
-    CHECK(offsets[i] <= offsets[i + 1] && offsets[i + 1] - offsets[i] <= lens[i] && lens[i] <= max_pages * kPageTokens,
-          "sequence {}: rows {} to {}, {} cached tokens, {} pages", i, offsets[i], offsets[i + 1], lens[i],
-          max_pages.size);
-  }
+  check_paged(kv, t);
   Tensor y = c.arena.tensor(q.dtype, {t, h * dh});
   cpu::paged_attention(c.pool, c.arena, q, kv_layer, {kv.q_offsets, kv.kv_lens, kv.page_table}, scale,
                        y.reshaped({t, h, dh}));
