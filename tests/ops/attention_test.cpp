@@ -20,7 +20,7 @@ Expected attend(const std::vector<double>& q, const std::vector<std::vector<doub
   std::vector<double> scores(keys.size());
   const auto key = [&](int64_t j) { return keys[static_cast<size_t>(j)].data(); };
   const auto value = [&](int64_t j) { return values[static_cast<size_t>(j)].data(); };
-  ref::attend(q.data(), key, value, n, dim, scale, scores.data(), e.y.data());
+  ref::attend(q.data(), key, value, n, dim, dim, scale, scores.data(), e.y.data());
   // A score is off by about eps times the sum of its terms' sizes, a probability relatively by twice that and by the
   // rounding of exp's argument; the weighted values, a convex mean, by as much of the largest value, and by the
   // rounding of n additions.

@@ -87,9 +87,11 @@ void rope(const T* x, const float* cos_sin, T* y, int64_t dim) {
   }
 }
 
-// Softmax attention of one query over n keys. key(j) and value(j) point to dim values; scores holds n values.
+// Softmax attention of one query over n keys. key(j) points to dim values, value(j) to value_dim; scores holds n
+// values, in the end the weights not divided by their sum.
 template <class T, class Key, class Value>
-void attend(const T* q, Key key, Value value, int64_t n, int64_t dim, float scale, Arith<T>* scores, T* y) {
+void attend(const T* q, Key key, Value value, int64_t n, int64_t dim, int64_t value_dim, float scale, Arith<T>* scores,
+            T* y) {
   using A = Arith<T>;
   A top = -INFINITY, sum = 0;
   for (int64_t j = 0; j < n; ++j) {
@@ -100,7 +102,7 @@ void attend(const T* q, Key key, Value value, int64_t n, int64_t dim, float scal
     scores[j] = std::exp(scores[j] - top);
     sum += scores[j];
   }
-  for (int64_t d = 0; d < dim; ++d) {
+  for (int64_t d = 0; d < value_dim; ++d) {
     A weighted = 0;
     for (int64_t j = 0; j < n; ++j) weighted += scores[j] * get(value(j)[d]);
     y[d] = put<T>(weighted / sum);
