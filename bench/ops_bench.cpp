@@ -1,6 +1,6 @@
 // Times the ops on the shapes of real models and prints each against the bound measured in the same run: memory
 // bandwidth for few rows, multiply-add peak for many.
-//   ops_bench [THREADS] [SECTION ...]   sections: decode prefill attention rows (all when none is named)
+//   ops_bench [THREADS] [SECTION ...]   sections: decode prefill attention mla rows (all when none is named)
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -167,13 +167,13 @@ void linears(Bench& b, const std::vector<int64_t>& batches, size_t at_least) {
   }
 }
 
-// Attention of the vision tower: windows of 64 rows, and all rows of a picture.
-void segments(Bench& b) {
-  const int64_t p = 3904, heads = 16, dim = 80;
+// Attention of a vision tower over p rows in segments.
+void segments(Bench& b, int64_t p, const std::vector<int64_t>& sizes, int64_t dim) {
+  const int64_t heads = 16;
   Buffer buffer(static_cast<size_t>(p * 3 * heads * dim) * 2);
   const Tensor qkv(buffer.data(), DType::kBF16, {p, 3, heads, dim});
   fill(qkv, 3);
-  for (const int64_t size : {int64_t{64}, p}) {
+  for (const int64_t size : sizes) {
     std::vector<int32_t> ends;
     for (int64_t end = 0; end <= p; end += size) ends.push_back(static_cast<int32_t>(end));
     const Tensor cu_seqlens(ends.data(), DType::kI32, {static_cast<int64_t>(ends.size())});
@@ -219,6 +219,45 @@ void paged(Bench& b) {
   }
 }
 
+// Attention of DeepSeek-VL2-small over its latents, and of its vision tower (seven tiles of 729 patches).
+void latents(Bench& b) {
+  const int64_t heads = 16, plain = 128, turned = 64, latent = 512, value = 128, row = latent + turned;
+  Copies kv_b({heads * (plain + value)}, latent, beyond_caches());
+  for (const auto& [length, rows] :
+       std::vector<std::array<int64_t, 2>>{{1024, 1}, {4096, 1}, {512, 512}, {2048, 512}}) {
+    const int64_t pages = length / kPageTokens;
+    // Layers enough that none stays in cache from one call to the next.
+    const int64_t layers = std::max<int64_t>(1, static_cast<int64_t>(beyond_caches()) / (length * row * 2));
+    Buffer cache(static_cast<size_t>(layers * length * row) * 2);
+    const Tensor kv_layers(cache.data(), DType::kBF16, {layers, length * row});
+    fill(kv_layers.slice(0, 1), 4);
+    for (int64_t l = 1; l < layers; ++l) std::memcpy(kv_layers[l].data, kv_layers.data, kv_layers[l].bytes());
+    Buffer q_buffer(static_cast<size_t>(rows * heads * (plain + turned)) * 2);
+    const Tensor q(q_buffer.data(), DType::kBF16, {rows, heads, plain + turned});
+    fill(q, 5);
+    const std::vector<int32_t> offsets = {0, static_cast<int32_t>(rows)}, lens = {static_cast<int32_t>(length)};
+    std::vector<int32_t> table(static_cast<size_t>(pages));
+    std::iota(table.begin(), table.end(), 0);
+    PagedKv kv;
+    kv.q_offsets = Tensor(offsets.data(), DType::kI32, {2});
+    kv.kv_lens = Tensor(lens.data(), DType::kI32, {1});
+    kv.page_table = Tensor(table.data(), DType::kI32, {1, pages});
+    int64_t layer = 0;
+    const double pairs = static_cast<double>(rows * (length - rows)) + 0.5 * static_cast<double>(rows * (rows + 1));
+    const double bytes = static_cast<double>(kv_layers[0].bytes() + kv_b.bytes);
+    const auto next = [&] { return kv_layers[layer++ % layers].reshaped({pages, kPageTokens, row}); };
+    const auto weights = static_cast<double>(heads * (plain + value) * latent);
+    b.run(fmt::format("absorbed S={} rows={}", length, rows), bytes,
+          2 * (pairs * static_cast<double>(heads * (row + latent)) + static_cast<double>(rows) * weights),
+          [&](const Ctx& c) { ops::mla_absorbed_attention(c, q, kv_b.take(), next(), kv, value, 0.07F); });
+    if (rows == 1) continue;
+    b.run(fmt::format("expanded S={} rows={}", length, rows), bytes,
+          2 * (pairs * static_cast<double>(heads * (plain + turned + value)) + static_cast<double>(length) * weights),
+          [&](const Ctx& c) { ops::mla_expanded_attention(c, q, kv_b.take(), next(), kv, value, 0.07F); });
+  }
+  segments(b, 7 * 729, {729}, 72);
+}
+
 // What surrounds the products, for one row and for many.
 void rows(Bench& b) {
   const int64_t d = 2048, heads = 16, kv_heads = 2, dim = 128;
@@ -260,9 +299,10 @@ int run(int argc, char** argv) {
   if (wants("decode")) linears(b, {1, 2, 4, 8}, beyond_caches());
   if (wants("prefill")) linears(b, {128, 512}, size_t{64} << 20);
   if (wants("attention")) {
-    segments(b);
+    segments(b, 3904, {64, 3904}, 80);  // Qwen2.5-VL: windows, and all rows of a picture
     paged(b);
   }
+  if (wants("mla")) latents(b);
   if (wants("rows")) rows(b);
   return 0;
 }
