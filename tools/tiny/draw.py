@@ -92,7 +92,10 @@ def shape_mask(shape, radius, angle):
 
 
 def put(canvas, mask, x, y, colour):
-    canvas.paste(colour, (round(x - mask.width / 2), round(y - mask.height / 2)), mask)
+    """Paints through a mask centred at (x, y); returns the mask's top left corner."""
+    corner = round(x - mask.width / 2), round(y - mask.height / 2)
+    canvas.paste(colour, corner, mask)
+    return corner
 
 
 def jitter(rng, colour, amount=14):

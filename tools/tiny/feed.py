@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import packing
+import batches
 import scenes
 
 
@@ -27,14 +27,14 @@ class Plan:
         return self.first + int(step * self.batch / (self.block * self.reuse))
 
 
-def draw_blocks(worker, workers, seed, plan, tokenizer, spool, limit):
+def draw_blocks(worker, workers, seed, plan, record, tokenizer, spool, limit):
     torch.set_num_threads(1)
     b = worker
     while True:
         while b >= limit.value:
             time.sleep(0.01)
-        make = lambda i: packing.record(scenes.training_sample(np.random.default_rng([seed, 0, b, i])), tokenizer)
-        block = packing.Block([make(i) for i in range(plan.block)])
+        make = lambda i: record(scenes.training_sample(np.random.default_rng([seed, 0, b, i])), tokenizer)
+        block = batches.Block([make(i) for i in range(plan.block)])
         block.data["pixels"].tofile(spool / f"{b}.pixels")
         with open(spool / f"{b}.part", "wb") as f:
             np.savez(
@@ -47,7 +47,7 @@ def draw_blocks(worker, workers, seed, plan, tokenizer, spool, limit):
 
 
 def load_block(spool, b):
-    block = packing.Block.__new__(packing.Block)
+    block = batches.Block.__new__(batches.Block)
     path = spool / f"{b}.npz"
     while not path.exists():
         time.sleep(0.005)
@@ -57,7 +57,7 @@ def load_block(spool, b):
     return block
 
 
-def collate_steps(part, parts, seed, plan, rows, slots, special, spool, queue):
+def collate_steps(part, parts, seed, plan, rows, slots, layout, spool, queue):
     """Batches of the steps part, part + parts, ..."""
     torch.set_num_threads(1)
     blocks, step = {}, part
@@ -72,16 +72,18 @@ def collate_steps(part, parts, seed, plan, rows, slots, special, spool, queue):
         rng = np.random.default_rng([seed, 1, step])
         many = 2 * plan.batch
         which = zip(rng.integers(low, top, many).tolist(), rng.integers(0, plan.block, many).tolist())
-        chosen = packing.fill([(blocks[b], i, (b % slots) * rows) for b, i in which])
-        batch = packing.collate(chosen, special, fixed=True)
+        chosen = batches.fill([(blocks[b], i, (b % slots) * rows) for b, i in which], layout)
+        batch = batches.collate(chosen, layout, fixed=True)
         queue.put((step, np.concatenate([batch[k].view(np.int32).reshape(-1) for k in sorted(batch)])))
         step += parts
 
 
 class Feed:
-    def __init__(self, args, tokenizer, special, device):
+    """record(sample, tokenizer) makes the arrays of a sample, layout says how they lie in a batch."""
+
+    def __init__(self, args, record, tokenizer, layout, device):
         self.plan = Plan(args.batch, args.block, args.reuse, args.first, args.window)
-        self.rows, self.slots = int(args.block * 300 + 1100 * args.block**0.5), args.window + 64
+        self.rows, self.slots = int(args.block * layout.patches + 1100 * args.block**0.5), args.window + 64
         self.spool = Path(args.spool)
         self.spool.mkdir(parents=True, exist_ok=True)
         self.limit = mp.Value("q", self.plan.first + 24)
@@ -90,21 +92,21 @@ class Feed:
         self.processes = [
             mp.Process(
                 target=draw_blocks,
-                args=(w, args.workers, args.seed, self.plan, tokenizer, self.spool, self.limit),
+                args=(w, args.workers, args.seed, self.plan, record, tokenizer, self.spool, self.limit),
                 **common,
             )
             for w in range(args.workers)
         ] + [
             mp.Process(
                 target=collate_steps,
-                args=(k, args.collators, args.seed, self.plan, self.rows, self.slots, special, self.spool, queue),
+                args=(k, args.collators, args.seed, self.plan, self.rows, self.slots, layout, self.spool, queue),
                 **common,
             )
             for k, queue in enumerate(self.queues)
         ]
         self.loaded = 0
         self.pool = None
-        self.device, self.special = device, special
+        self.device, self.layout = device, layout
         self.loader = threading.Thread(target=self.load, daemon=True)
 
     def start(self):
@@ -136,16 +138,7 @@ class Feed:
     def open(self):
         """Makes the device's arrays: the pool of pixels and one batch, which every step overwrites."""
         self.pool = torch.zeros(self.slots * self.rows, 588, dtype=torch.uint8, device=self.device)
-        room, shapes = packing.CAPACITY, {}
-        for key, rooms in {
-            "tokens": ["ids", "unit"],
-            "patches": ["first", "second"],
-            "answers": ["asked", "labels", "owner", "weight"],
-            "turns": ["kinds"],
-        }.items():
-            shapes |= {name: (room[key],) for name in rooms}
-        shapes |= {"positions": (room["tokens"], 3), "coords": (room["patches"], 2)}
-        shapes |= {name: (room[name] + 1,) for name in ("windows", "frames", "sequences")}
+        shapes = self.layout.shapes()
         self.flat = torch.zeros(sum(int(np.prod(v)) for v in shapes.values()), dtype=torch.int32, device=self.device)
         self.fields, at = {}, 0
         for name in sorted(shapes):
@@ -160,7 +153,7 @@ class Feed:
 
     def view(self):
         """The batch as the model takes it."""
-        return packing.ready(self.fields, self.pool, self.special, packing.LONGEST)
+        return batches.ready(self.fields, self.pool, self.layout, self.layout.longest())
 
     def advance(self, step):
         """Brings the batch of a step to the device."""

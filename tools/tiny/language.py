@@ -72,6 +72,18 @@ TEXT_ONLY = [
     (["Goodbye", "Bye", "Bye!", "See you", "Goodbye!"], "Goodbye!"),
 ]
 
+TEXT_ONLY_BOXES = [
+    (
+        questions,
+        {
+            0: "I answer questions about pictures: shapes, colours, positions, boxes, counts, printed words and "
+            "handwritten digits.",
+            6: "I have about eight million parameters.",
+        }.get(k, answer),
+    )
+    for k, (questions, answer) in enumerate(TEXT_ONLY)
+]
+
 SYSTEMS = [
     "You are a helpful assistant.",
     "You are a careful observer.",
@@ -315,6 +327,42 @@ NTH = {
     ],
     "count": ["How many shapes are in the {n} picture?", "How many shapes does the {n} image have?"],
 }
+ORDER = ["first", "second", "third"]
+WHICH = [
+    "Which picture shows {o}?",
+    "Which image shows {o}?",
+    "In which picture is there {o}?",
+    "Which of the three pictures shows {o}?",
+]
+GROUND = [
+    "<|ref|>the {o}<|/ref|>",
+    "<|ref|>the {o}<|/ref|>.",
+    "<|ref|>The {o}.<|/ref|>",
+    "<|ref|>The {o}<|/ref|>.",
+    "<|ref|>{o}<|/ref|>",
+    "Locate <|ref|>the {o}<|/ref|> in the given image.",
+    "Locate the {o}.",
+    "Locate the {o} in the image.",
+    "Find the {o}.",
+    "Give the box of the {o}.",
+    "Give the bounding box of the {o}.",
+    "Draw a box around the {o}.",
+    "<|grounding|>Where is the {o}?",
+    "<|grounding|>Locate the {o}.",
+    "<|grounding|>The {o}.",
+]
+GROUND_ALL = [
+    "<|ref|>all {o}<|/ref|>",
+    "<|ref|>all {o}<|/ref|>.",
+    "<|ref|>all the {o}<|/ref|>",
+    "Locate all {o}.",
+    "Locate all {o} in the image.",
+    "Find all {o}.",
+    "Give the boxes of all {o}.",
+    "Draw a box around each of the {o}.",
+    "<|grounding|>Locate all {o}.",
+    "<|grounding|>All {o}.",
+]
 MOTION = [
     "Which way does the {o} move?",
     "In which direction does the {o} move?",
@@ -339,8 +387,9 @@ def a(noun):
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
-def corpus():
-    """Lines from which the byte pair encoding is learnt: every phrase, each about as often as it occurs."""
+def corpus(grounding=False):
+    """Lines from which the byte pair encoding is learnt: every phrase, each about as often as it occurs. With
+    grounding, those of pictures and boxes; else those of pictures and clips."""
     fills = {
         "{c}": list(COLOURS),
         "{s}": SHAPES,
@@ -369,6 +418,7 @@ def corpus():
         READ,
         DIGITS,
         DIFFERENT,
+        *([GROUND, GROUND_ALL, WHICH] if grounding else []),
         MOTION,
         SPEED,
         SUFFIXES,
@@ -384,7 +434,7 @@ def corpus():
                 if key in phrase:
                     variants = [v.replace(key, x) for v in variants for x in values][:80]
             lines += variants + [phrase.lower() for phrase in variants[:4]] * 2
-    for questions, answer in TEXT_ONLY:
+    for questions, answer in TEXT_ONLY_BOXES if grounding else TEXT_ONLY:
         lines += questions * 4 + [answer] * 12
     for c in COLOURS:
         lines += [c] * 60
@@ -421,5 +471,7 @@ def corpus():
         "Picture 2: ",
         "Video 1: ",
     ] * 60
+    if grounding:
+        lines += ["This is image_1: ", "This is image_2: ", "[[1, 2, 3, 4], [5, 6, 7, 8]]", "the third"] * 60
     lines += list(string.printable.strip())
     return lines

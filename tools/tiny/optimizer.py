@@ -17,14 +17,15 @@ def orthogonalise(g):
 
 
 class Muon:
-    """Parameters are grouped by shape; the fused qkv of the vision tower counts as three matrices."""
+    """Matrices are grouped by shape; fused ones, such as qkv, count as several."""
 
     def __init__(self, named, momentum=0.95, decay=0.05):
         self.momentum, self.decay = momentum, decay
         self.groups = defaultdict(list)
         for name, p in named:
-            for piece in range(3 if "qkv" in name else 1):
-                rows = p.shape[0] // (3 if "qkv" in name else 1)
+            pieces = getattr(p, "pieces", 3 if "qkv" in name else 1)
+            for piece in range(pieces):
+                rows = p.shape[0] // pieces
                 shape = (rows, p.shape[1])
                 self.groups[(min(shape), max(shape))].append((p, piece * rows, rows))
         self.state = {key: torch.zeros((len(v), *key), device=v[0][0].device) for key, v in self.groups.items()}
@@ -46,7 +47,8 @@ class Muon:
 
 def build(model):
     """The two optimisers of a model: (Muon, AdamW); AdamW's learning rate is a tensor."""
-    matrices = [(n, p) for n, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in n]
+    apart = ("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight")
+    matrices = [(n, p) for n, p in model.named_parameters() if p.ndim == 2 and not n.endswith(apart)]
     names = {n for n, _ in matrices}
     rest = [p for n, p in model.named_parameters() if n not in names]
     device = next(model.parameters()).device

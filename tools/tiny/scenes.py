@@ -5,16 +5,15 @@ A sample is {images, video, fps, system, turns, kinds}: turns = [(content, answe
 """
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Callable
 
 import numpy as np
 
 import draw
 import language as lang
-from checkpoint import MAX_PIXELS, MIN_PIXELS
-from preprocess import smart_resize
 
-LIMITS = (MIN_PIXELS, MAX_PIXELS)
 STANDARD = [(640, 480), (320, 240), (224, 224), (256, 256), (480, 360), (400, 300), (512, 512), (300, 300), (448, 448)]
 KINDS = [
     "shape",
@@ -30,6 +29,33 @@ KINDS = [
     "turns",
     "text",
 ]
+
+
+
+
+@dataclass(frozen=True)
+class Style:
+    """What depends on the model that is asked.
+
+    kinds: of question. mix: kind of scene -> how often. zoom(width, height): pixels of the model's input per canvas
+    pixel. sizes: canvas sizes as [(cumulated frequency, how to draw one)]; small: how to draw a small one; aspect: the
+    largest. system: the usual system turn; systems: cumulated frequencies of it and of others, the rest has none.
+    labels: what may stand before a numbered picture or clip. text_only: questions and answers without a picture.
+    """
+
+    kinds: list
+    mix: dict
+    zoom: Callable
+    sizes: list
+    small: Callable
+    aspect: float
+    system: str | None
+    systems: tuple
+    labels: dict
+    text_only: list
+
+
+STYLE: Style = None  # families.use sets it
 
 
 def pick(rng, values):
@@ -51,25 +77,26 @@ def handwriting(held_out):
     return [[data.images[i] for i in chosen if data.target[i] == d] for d in range(10)]
 
 
+def between(low, high):
+    return lambda rng: tuple(int(v) for v in rng.integers(low, high, 2))
+
+
+def standard(rng):
+    return pick(rng, STANDARD)
+
+
+def strip(rng):
+    """A wide or a tall canvas."""
+    size = int(rng.integers(240, 420)), int(rng.integers(96, 140))
+    return size if rng.random() < 0.5 else size[::-1]
+
+
 def canvas_size(rng, small=False):
     while True:
         u = rng.random()
-        if small or u < 0.68:
-            w, h = (int(v) for v in rng.integers(112, 200 if small else 285, 2))
-        elif u < 0.88:
-            w, h = (int(v) for v in rng.integers(240, 420, 2))
-        elif u < 0.97:
-            w, h = pick(rng, STANDARD)
-        else:
-            w, h = (int(v) for v in rng.integers(420, 720, 2))
-        if max(w, h) <= 2 * min(w, h):
+        w, h = STYLE.small(rng) if small else next(draw_size for p, draw_size in STYLE.sizes if u < p)(rng)
+        if max(w, h) <= STYLE.aspect * min(w, h):
             return w, h
-
-
-def zoom(width, height):
-    """Pixels of the model's input per canvas pixel."""
-    h, w = smart_resize(height, width, *LIMITS)
-    return math.sqrt(h * w / (height * width))
 
 
 def new_shape(rng, shape=None, colour=None):
@@ -79,7 +106,9 @@ def new_shape(rng, shape=None, colour=None):
 
 def paint_shape(rng, canvas, item):
     mask = draw.shape_mask(item["shape"], item["r"], math.radians(item["angle"]))
-    draw.put(canvas, mask, item["x"], item["y"], item["rgb"])
+    left, top = draw.put(canvas, mask, item["x"], item["y"], item["rgb"])
+    x0, y0, x1, y1 = mask.getbbox()
+    item["box"] = (left + x0, top + y0, left + x1, top + y1)
 
 
 def spin(rng):
@@ -142,7 +171,7 @@ def cell_scene(rng, size=None, count=None, word=None):
     """Up to four items, each in its own cell of a 3x3 grid; perhaps a printed word in a row of its own."""
     size = size or canvas_size(rng)
     width, height = size
-    z, least = zoom(*size), min(size)
+    z, least = STYLE.zoom(*size), min(size)
     n = count if count is not None else pick(rng, [1, 1, 2, 2, 2, 3, 3, 4])
     word = (new_word(rng) if rng.random() < 0.22 else None) if word is None else word
     row_of_word = int(rng.integers(3)) if word else None
@@ -170,14 +199,15 @@ def cell_scene(rng, size=None, count=None, word=None):
     if word:
         paint_word(rng, canvas, word, row_of_word, z, False)
     items.sort(key=lambda i: (i["row"], i["col"]))
-    return draw.weather(rng, canvas), {"items": items, "word": word, "word_row": row_of_word, "cells": True}
+    world = {"items": items, "word": word, "word_row": row_of_word, "cells": True, "size": size}
+    return draw.weather(rng, canvas), world
 
 
 def count_scene(rng, n=None, size=None):
     """Zero to eight shapes anywhere, not touching."""
     size = size or canvas_size(rng)
     width, height = size
-    z, least = zoom(*size), min(size)
+    z, least = STYLE.zoom(*size), min(size)
     n = int(rng.integers(0, 9)) if n is None else n
     style = rng.random()
     if style < 0.35:
@@ -204,7 +234,30 @@ def count_scene(rng, n=None, size=None):
     canvas = ground(rng, size, [i["rgb"] for i in items])
     for item in items:
         paint_shape(rng, canvas, item)
-    return draw.weather(rng, canvas), {"items": items, "word": None, "cells": False, "kinds": kinds}
+    return draw.weather(rng, canvas), {"items": items, "word": None, "cells": False, "kinds": kinds, "size": size}
+
+
+def ground_scene(rng, size=None):
+    """One to four shapes anywhere, not touching, larger than those to be counted."""
+    size = size or canvas_size(rng)
+    z, least = STYLE.zoom(*size), min(size)
+    pool = [new_shape(rng) for _ in range(pick(rng, [1, 2, 4, 4]))]
+    items = []
+    for _ in range(pick(rng, [1, 2, 2, 3, 3, 4])):
+        one = pick(rng, pool)
+        item = new_shape(rng, one["shape"], one["colour"] if rng.random() < 0.7 else None)
+        for attempt in range(100):
+            r = float(rng.uniform(0.09, 0.24)) * least * (1 - 0.5 * attempt / 100)
+            r = max(r, 13 / z)
+            x, y = float(rng.uniform(r, size[0] - r)), float(rng.uniform(r, size[1] - r))
+            if all(math.hypot(x - o["x"], y - o["y"]) > r + o["r"] + 2.5 / z for o in items):
+                items.append(item | {"r": r, "x": x, "y": y, "angle": spin(rng)})
+                break
+    canvas = ground(rng, size, [i["rgb"] for i in items])
+    for item in items:
+        paint_shape(rng, canvas, item)
+    world = {"items": items, "word": None, "cells": False, "boxes": True, "size": size}
+    return draw.weather(rng, canvas), world
 
 
 def word_scene(rng, size=None, word=None):
@@ -212,7 +265,7 @@ def word_scene(rng, size=None, word=None):
     canvas = ground(rng, size, [])
     items = []
     if rng.random() < 0.2:
-        z, least = zoom(*size), min(size)
+        z, least = STYLE.zoom(*size), min(size)
         for _ in range(int(rng.integers(1, 4))):
             r = float(rng.uniform(8 / z, 0.13 * least))
             item = new_shape(rng) | {
@@ -224,14 +277,14 @@ def word_scene(rng, size=None, word=None):
             paint_shape(rng, canvas, item)
             items.append(item)
     word = word or new_word(rng)
-    paint_word(rng, canvas, word, None, zoom(*size), True)
+    paint_word(rng, canvas, word, None, STYLE.zoom(*size), True)
     return draw.weather(rng, canvas), {"items": items, "word": word, "word_row": None, "cells": False}
 
 
 def digit_scene(rng, held_out, size=None, digits=None):
     size = size or canvas_size(rng)
     width, height = size
-    z = zoom(*size)
+    z = STYLE.zoom(*size)
     bank = handwriting(held_out)
     digits = digits or [int(v) for v in rng.integers(0, 10, int(rng.integers(1, 4)))]
     n = len(digits)
@@ -268,7 +321,7 @@ def clip_scene(rng, size=None, direction=None, speed=None, frames=None, item=Non
     item = item or new_shape(rng)
     least = min(size)
     r = float(rng.uniform(0.085, 0.12 if speed == "fast" and n == 8 else 0.17)) * least
-    r = max(r, 11 / zoom(*size))
+    r = max(r, 11 / STYLE.zoom(*size))
     dx, dy = lang.DIRECTIONS.get(direction, (0, 0))
     step = float(rng.uniform(0.085, 0.12) if speed == "fast" else rng.uniform(0.03, 0.045))
     path = []
@@ -427,6 +480,26 @@ def ask_describe(rng, world):
     return pick(rng, lang.DESCRIBE), describe_scene(world)
 
 
+def ask_grounding(rng, world):
+    """Boxes in thousandths of the picture's width and height, from left to right."""
+    items = world["items"]
+    shape = pick(rng, items)["shape"]
+    alike = [i for i in items if i["shape"] == shape]
+    sure = [i for i in items if sum(named(o) == named(i) for o in items) == 1]
+    if len(alike) <= 3 and (rng.random() < (0.6 if len(alike) > 1 else 0.15) or not sure):
+        found, name = alike, lang.PLURALS[shape]
+        question = pick(rng, lang.GROUND_ALL)
+    else:
+        item = pick(rng, sure or items)
+        found, name = [item], reference(rng, items, item)
+        question = pick(rng, lang.GROUND)
+    parts = []
+    for box in sorted(i["box"] for i in found):
+        limits = world["size"] * 2
+        parts.append([min(999, max(0, round(999 * v / limit))) for v, limit in zip(box, limits)])
+    return question.format(o=name), f"<|ref|>{name}<|/ref|><|det|>{parts}<|/det|>"
+
+
 ASK = {
     "shape": ask_shape,
     "colour": ask_colour,
@@ -435,6 +508,7 @@ ASK = {
     "exists": ask_exists,
     "words": ask_words,
     "describe": ask_describe,
+    "grounding": ask_grounding,
 }
 
 
@@ -452,6 +526,9 @@ def questions_of_scene(rng, world, want, n):
     if world["cells"]:
         able = ["shape", "colour", "position", "position", "count", "exists", "describe"] if items else ["describe"]
         able += ["words"] * (3 if world["word"] else int(rng.random() < 0.08))
+        able += ["grounding"] * int(bool(items) and "grounding" in STYLE.kinds)
+    elif world.get("boxes"):
+        able = ["grounding", "grounding", "grounding", "count", "exists"]
     elif world["word"]:
         able = ["words", "words", "words", "exists", "count", "describe"] if not items else ["words"]
     else:
@@ -482,7 +559,7 @@ def compare_sample(rng, n):
         pictures = []
         for item, size in zip((one, two), sizes):
             least = min(size)
-            r = float(rng.uniform(max(12 / zoom(*size), 0.12 * least), 0.36 * least))
+            r = float(rng.uniform(max(12 / STYLE.zoom(*size), 0.12 * least), 0.36 * least))
             item |= {
                 "r": r,
                 "angle": spin(rng),
@@ -524,6 +601,28 @@ def compare_sample(rng, n):
             else:
                 k = int(rng.integers(2))
                 turns.append((pick(rng, lang.NTH["count"]).format(n=["first", "second"][k]), lang.NUMBERS[counts[k]]))
+    return pictures, [("compare", q, answer) for q, answer in turns]
+
+
+def three_sample(rng, n):
+    """Three small pictures with one shape each."""
+    pictures, items = [], []
+    for _ in range(3):
+        size = canvas_size(rng, small=True)
+        r = float(rng.uniform(0.2, 0.4)) * min(size)
+        place = {"x": float(rng.uniform(r, size[0] - r)), "y": float(rng.uniform(r, size[1] - r))}
+        items.append(new_shape(rng) | place | {"r": r, "angle": spin(rng)})
+        canvas = ground(rng, size, [items[-1]["rgb"]])
+        paint_shape(rng, canvas, items[-1])
+        pictures.append(draw.weather(rng, canvas))
+    turns = []
+    for _ in range(n):
+        k, what = int(rng.integers(3)), pick(rng, ["colour", "shape"])
+        alone = sum(named(i) == named(items[k]) for i in items) == 1
+        if alone and rng.random() < 0.4:
+            turns.append((pick(rng, lang.WHICH).format(o=lang.a(named(items[k]))), "the " + lang.ORDER[k]))
+        else:
+            turns.append((pick(rng, lang.NTH[what]).format(n=lang.ORDER[k]), items[k][what]))
     return pictures, [("compare", q, answer) for q, answer in turns]
 
 
@@ -584,8 +683,6 @@ def styled(rng, question):
 
 # Samples ---------------------------------------------------------------------------------------------------------
 
-MIX = {"cells": 0.27, "count": 0.18, "word": 0.23, "digits": 0.15, "compare": 0.09, "clip": 0.07, "text": 0.01}
-
 
 def draw_scene(rng, what, held_out):
     if what == "cells":
@@ -594,6 +691,8 @@ def draw_scene(rng, what, held_out):
         return count_scene(rng)
     if what == "word":
         return word_scene(rng)
+    if what == "ground":
+        return ground_scene(rng)
     return digit_scene(rng, held_out)
 
 
@@ -602,7 +701,7 @@ def conversation(rng, media, turns, video, plain):
     out = []
     tag = "video" if video else "image"
     for k, (kind, question, answer) in enumerate(turns):
-        text = styled(rng, question)
+        text = question if kind == "grounding" and rng.random() < 0.8 else styled(rng, question)
         if k or not media:
             content = [text]
         elif plain or rng.random() < 0.92:
@@ -610,7 +709,7 @@ def conversation(rng, media, turns, video, plain):
             content = [
                 p
                 for m in range(media)
-                for p in (([f"{'Video' if video else 'Picture'} {m + 1}: "] if numbered else []) + [tag])
+                for p in (([STYLE.labels[tag].format(m + 1)] if numbered else []) + [tag])
             ] + [text]
         else:
             content = [text + " "] + [tag] * media
@@ -619,14 +718,16 @@ def conversation(rng, media, turns, video, plain):
 
 
 def training_sample(rng):
-    what = rng.choice(list(MIX), p=list(MIX.values()))
+    what = rng.choice(list(STYLE.mix), p=list(STYLE.mix.values()))
     n = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.25, 0.25, 0.2]))
     images, fps = [], None
     if what == "text":
-        chosen = some(rng, lang.TEXT_ONLY, int(rng.integers(1, 4)))
+        chosen = some(rng, STYLE.text_only, int(rng.integers(1, 4)))
         turns = [("text", pick(rng, questions), answer) for questions, answer in chosen]
     elif what == "compare":
         images, turns = compare_sample(rng, n)
+    elif what == "three":
+        images, turns = three_sample(rng, n)
     elif what == "clip":
         images, turns, fps = clip_sample(rng, n)
     else:
@@ -637,10 +738,11 @@ def training_sample(rng):
         elif what == "word" and rng.random() < 0.8:
             turns = turns[:2]
     if what != "text" and rng.random() < 0.02:
-        questions, answer = pick(rng, lang.TEXT_ONLY)
+        questions, answer = pick(rng, STYLE.text_only)
         turns.append(("text", pick(rng, questions), answer))
     u = rng.random()
-    system = "You are a helpful assistant." if u < 0.8 else (pick(rng, lang.SYSTEMS) if u < 0.93 else None)
+    usual, other = STYLE.systems
+    system = STYLE.system if u < usual else (pick(rng, lang.SYSTEMS) if u < other else None)
     media = 0 if what == "text" else (1 if fps else len(images))
     return {
         "images": images,
@@ -653,14 +755,15 @@ def training_sample(rng):
 
 
 def held_out_sample(rng, kind, size=None):
-    """One question of a kind, with the default system turn; 'turns' has three, the last one counts."""
+    """One question of a kind, with the usual system turn; 'turns' has three, the last one counts."""
     images, fps = [], None
     sized = {"size": size} if size else {}
     if kind == "text":
-        questions, answer = pick(rng, lang.TEXT_ONLY)
+        questions, answer = pick(rng, STYLE.text_only)
         turns = [(kind, pick(rng, questions), answer)]
     elif kind == "compare":
-        images, turns = compare_sample(rng, 1)
+        three = "three" in STYLE.mix and rng.random() < 0.2
+        images, turns = (three_sample if three else compare_sample)(rng, 1)
     elif kind == "motion":
         while not fps or turns[0][0] != "motion":
             images, turns, fps = clip_sample(rng, 1)
@@ -672,6 +775,8 @@ def held_out_sample(rng, kind, size=None):
             scene = word_scene if rng.random() < 0.6 else lambda g, **k: cell_scene(g, word=new_word(g), **k)
         elif kind == "count":
             scene = count_scene if rng.random() < 0.8 else cell_scene
+        elif kind == "grounding":
+            scene = ground_scene if rng.random() < 0.7 else lambda g, **k: cell_scene(g, count=pick(g, [1, 2, 3]), **k)
         else:
             scene = cell_scene
         image, world = scene(rng, **sized)
@@ -687,7 +792,7 @@ def held_out_sample(rng, kind, size=None):
         "images": images,
         "video": fps is not None,
         "fps": fps,
-        "system": "You are a helpful assistant.",
+        "system": STYLE.system,
         "kinds": [kind] * len(turns),
         "turns": conversation(rng, media, turns, fps is not None, True),
     }

@@ -1,4 +1,4 @@
-"""Trains the tiny Qwen2.5-VL and writes its folder. See README.md for the command of the committed checkpoint."""
+"""Trains a tiny model and writes its folder. See README.md for the commands of the committed checkpoints."""
 
 import argparse
 import json
@@ -13,19 +13,21 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-import checkpoint
+import batches
 import draw
+import families
 import feed
+import grounding
 import optimizer
-import packing
 import scenes
-from model import Layer, Model, VisionBlock
 
 
 def held_out_record(task):
-    seed, kind, i, tokenizer = task
-    rng = np.random.default_rng([seed, 2, scenes.KINDS.index(kind), i])
-    return packing.record(scenes.held_out_sample(rng, kind), Tokenizer.from_file(tokenizer))
+    """Records of a held-out sample: with its answer, and of kind grounding also without."""
+    record, seed, kind, i, tokenizer = task
+    rng = np.random.default_rng([seed, 2, scenes.STYLE.kinds.index(kind), i])
+    sample, tokenizer = scenes.held_out_sample(rng, kind), Tokenizer.from_file(tokenizer)
+    return record(sample, tokenizer), record(sample, tokenizer, open_end=True) if kind == "grounding" else None
 
 
 def exact_turns(logits, batch):
@@ -37,26 +39,59 @@ def exact_turns(logits, batch):
     return wrong == 0
 
 
+def greedy(model, prompts, packing, layout, device, dtype, end, most=64):
+    """Tokens of greedy decoding after each prompt (a record with an open end), up to the token `end`."""
+    pixels = torch.from_numpy(batches.Block(prompts).data["pixels"]).to(device)
+    said = [[] for _ in prompts]
+    for _ in range(most):
+        block = batches.Block(prompts)
+        batch = batches.gather([(block, i, 0) for i in range(len(prompts))], layout, pixels, device)
+        batch["asked"] = batch["sequences"][0][1:].long() - 1
+        for tokens, token in zip(said, model(batch, dtype).argmax(-1).tolist()):
+            if end not in tokens:
+                tokens.append(token)
+        if all(end in tokens for tokens in said):
+            break
+        prompts = [packing.extended(p, tokens[-1]) for p, tokens in zip(prompts, said)]
+    return [tokens[: tokens.index(end)] if end in tokens else tokens for tokens in said]
+
+
 @torch.no_grad()
-def evaluate(model, records, special, device, dtype=torch.bfloat16):
-    block = packing.Block(records)
+def evaluate(model, records, family, layout, tokenizer, device, dtype=torch.bfloat16):
+    """Part of the last turns answered exactly, by kind; boxes need only overlap by half."""
+    full = [r for r, _ in records]
+    block = batches.Block(full)
     pixels = torch.from_numpy(block.data["pixels"]).to(device)
-    right, total = np.zeros(len(scenes.KINDS)), np.zeros(len(scenes.KINDS))
-    for at in range(0, len(records), 128):
-        batch = packing.gather([(block, i, 0) for i in range(at, min(at + 128, len(records)))], special, pixels, device)
-        exact = exact_turns(model(batch, dtype), batch).cpu().numpy()
-        kinds = batch["kinds"].cpu().numpy()
-        turns = np.diff(block.ends["kinds"])[at : at + 128]
-        for end, n in zip(np.cumsum(turns), turns):
-            right[kinds[end - 1]] += exact[end - 1]
-            total[kinds[end - 1]] += 1
-    report = {k: right[i] / total[i] for i, k in enumerate(scenes.KINDS) if total[i]}
+    exact = []
+    for at in range(0, len(full), 128):
+        some = range(at, min(at + 128, len(full)))
+        batch = batches.gather([(block, i, 0) for i in some], layout, pixels, device)
+        turns = np.cumsum(np.diff(block.ends["kinds"])[at : at + 128])
+        exact += exact_turns(model(batch, dtype), batch).cpu().numpy()[turns - 1].tolist()
+    boxed = [i for i, (_, prompt) in enumerate(records) if prompt]
+    for at in range(0, len(boxed), 128):
+        some = boxed[at : at + 128]
+        end = tokenizer.token_to_id(family.checkpoint.END)
+        said = greedy(model, [records[i][1] for i in some], family.packing, layout, device, dtype, end)
+        for i, tokens in zip(some, said):
+            truth = full[i]["ids"][full[i]["turn"] > 0][:-1].tolist()
+            texts = [tokenizer.decode(t, skip_special_tokens=False) for t in (tokens, truth)]
+            exact[i] = grounding.right(*texts)
+    right, total = np.zeros(len(layout.kinds)), np.zeros(len(layout.kinds))
+    for record, good in zip(full, exact):
+        right[record["kinds"][-1]] += good
+        total[record["kinds"][-1]] += 1
+    report = {k: right[i] / total[i] for i, k in enumerate(layout.kinds) if total[i]}
     report["overall"] = right.sum() / total.sum()
     return report
 
 
+def load(model, path):
+    model.load_published({k: v.float() for k, v in load_file(path).items()})
+
+
 def save(model, path):
-    weights = {k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in model.state_dict().items()}
+    weights = {k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in model.published().items()}
     save_file(weights, path, metadata={"format": "pt"})
 
 
@@ -73,6 +108,7 @@ def line(report):
 def main():
     parser = argparse.ArgumentParser()
     add = parser.add_argument
+    add("--model", choices=list(families.PACKAGES), default="qwen2.5-vl")
     add("--out", type=Path, required=True, help="folder of the checkpoint")
     add("--log", type=Path, default=Path("build/tiny"), help="folder of train.log and heldout.json")
     add("--init", type=Path, help="checkpoint folder to start from")
@@ -80,10 +116,10 @@ def main():
     add("--steps", type=int, default=1 << 30)
     add("--seconds", type=float, default=1e9, help="stop after this time; the learning rate falls to zero by then")
     add("--seed", type=int, default=1)
-    add("--batch", type=int, default=260, help="samples of a step, about: packing.CAPACITY decides")
+    add("--batch", type=int, default=260, help="samples of a step, about: the capacity of the layout decides")
     add("--lr", type=float, default=3e-3)
     add("--flat", type=float, default=0.35, help="part of the run before the learning rate falls")
-    add("--room", type=float, default=1.0, help="part of packing.CAPACITY to use, for trials on a CPU")
+    add("--room", type=float, default=1.0, help="part of the capacity to use, for trials on a CPU")
     add("--block", type=int, default=512, help="samples in a block")
     add("--reuse", type=float, default=3.0, help="how often a sample is used on average")
     add("--first", type=int, default=16, help="blocks drawn before the first step")
@@ -98,13 +134,15 @@ def main():
     args = parser.parse_args()
     if args.fonts:
         draw.FONT_FOLDER = args.fonts
-    packing.CAPACITY.update({k: int(v * args.room) // 4 * 4 for k, v in packing.CAPACITY.items()})
+    family = families.use(args.model)
     begin = time.time()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    torch.backends.cuda.enable_cudnn_sdp(False)  # flash attention is as fast at these sizes
     shutil.rmtree(args.spool, ignore_errors=True)
-    tokenizer = checkpoint.write_files(args.out, args.tokenizer)
-    special = {k: tokenizer.token_to_id(f"<|{k}|>") for k in ("image_pad", "video_pad")}
+    tokenizer = family.checkpoint.write_files(args.out, args.tokenizer)
+    layout = family.packing.layout(tokenizer)
+    layout.capacity.update({k: int(v * args.room) // 4 * 4 for k, v in layout.capacity.items()})
     scenes.handwriting(False)
     draw.noise_bank()
     args.log.mkdir(parents=True, exist_ok=True)
@@ -115,28 +153,29 @@ def main():
         log_file.write(text + "\n")
         log_file.flush()
 
-    tasks = [(args.seed, k, i, str(args.out / "tokenizer.json")) for k in scenes.KINDS for i in range(args.held_out)]
+    record, file = family.packing.record, str(args.out / "tokenizer.json")
+    tasks = [(record, args.seed, k, i, file) for k in layout.kinds for i in range(args.held_out)]
     with Pool(args.workers) as pool:  # before CUDA starts: workers are forked
         records = pool.map(held_out_record, tasks, chunksize=16)
-    source = feed.Feed(args, tokenizer, special, device)
+    source = feed.Feed(args, record, tokenizer, layout, device)
     source.start()
     log(f"{time.time() - begin:.1f} s: {len(records)} held-out samples")
 
     torch.manual_seed(args.seed)
-    model = Model(checkpoint.config(tokenizer))
+    model = family.model.Model(family.checkpoint.config(tokenizer))
     if args.init:
-        model.load_state_dict({k: v.float() for k, v in load_file(args.init / "model.safetensors").items()})
+        load(model, args.init / "model.safetensors")
     model.to(device)
     log(f"{sum(p.numel() for p in model.parameters())} parameters, device {device}, arguments {vars(args)}")
     if device == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream())
-    eager = VisionBlock.forward, Layer.forward
+    eager = [(part, part.forward) for part in model.COMPILED]
     if args.compile:
-        VisionBlock.forward = torch.compile(VisionBlock.forward, dynamic=False)
-        Layer.forward = torch.compile(Layer.forward, dynamic=False)
+        for part, forward in eager:
+            part.forward = torch.compile(forward, dynamic=False)
     muon, adam = optimizer.build(model)
     muon_lr, adam_lr = torch.zeros((), device=device), adam.param_groups[0]["lr"]
-    sums = torch.zeros(2, len(scenes.KINDS) + 1, device=device)
+    sums = torch.zeros(2, len(layout.kinds) + 1, device=device)
     running = torch.zeros((), device=device)
     source.open()
 
@@ -146,7 +185,7 @@ def main():
         loss = (F.cross_entropy(logits, batch["labels"], reduction="none") * batch["weight"]).sum() / batch[
             "weight"
         ].sum()
-        loss.backward()
+        (loss + model.penalty).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         muon.step(muon_lr)
@@ -183,7 +222,7 @@ def main():
         step += 1
         if step % 500 == 0 or step in (1, 10, 50, 200):
             right, total = sums.cpu().numpy()
-            report = {k: right[i] / total[i] for i, k in enumerate(scenes.KINDS) if total[i]}
+            report = {k: right[i] / total[i] for i, k in enumerate(layout.kinds) if total[i]}
             now = time.time() - start
             log(
                 f"step {step} {now:.1f} s wait {waited:.1f} s lr {lr:.2e} loss {running.item() / (step - reported):.4f} "
@@ -200,9 +239,10 @@ def main():
     save(model, args.out / "model.safetensors")
     if device == "cuda":
         log(f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-    VisionBlock.forward, Layer.forward = eager
-    model.load_state_dict({k: v.float() for k, v in load_file(args.out / "model.safetensors").items()})
-    report = evaluate(model.eval(), records, special, device, dtype)
+    for part, forward in eager:
+        part.forward = forward
+    load(model, args.out / "model.safetensors")
+    report = evaluate(model.eval(), records, family, layout, tokenizer, device, dtype)
     log("held out: " + line(report))
     (args.log / "heldout.json").write_text(
         json.dumps({k: round(float(v), 4) for k, v in report.items()}, indent=2) + "\n"

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import tokenizer as bpe
+from . import tokenizer as bpe
 
 MIN_PIXELS = 112 * 112
 MAX_PIXELS = 280 * 224

@@ -1,64 +1,23 @@
 """Qwen2.5-VL in packed form: all patches and all tokens of a batch in one row each, attention over segments.
 
 Parameter names are the published checkpoint's. Weights live in float32; `dtype` is the dtype of the computation.
-A batch is made by packing.collate.
+A batch is made by batches.collate.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention.varlen import varlen_attn
+
+from layers import MLP, Linear, RMSNorm, attend, initialise
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-class Linear(nn.Module):
-    def __init__(self, inputs, outputs, bias):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-
-    def forward(self, x):
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, size, eps=1e-6):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x):
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
-
-
-class MLP(nn.Module):
-    def __init__(self, size, inner, bias):
-        super().__init__()
-        self.gate_proj = Linear(size, inner, bias)
-        self.up_proj = Linear(size, inner, bias)
-        self.down_proj = Linear(inner, size, bias)
-
-    def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 def rotate(x, cos, sin):
     """Half-split rotary embedding. x [N, H, D]; cos, sin [N, 1, D / 2]."""
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-
-
-def attend(q, k, v, segments, causal):
-    """q, k, v [N, H, D]; segments: (cumulative lengths int32 on the device, longest, lengths on the host)."""
-    ends, longest, lengths = segments
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
-        return varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0) if causal else (-1, -1))
-    out = []
-    for part in zip(*(x.transpose(0, 1).split(lengths, 1) for x in (q, k, v))):
-        out.append(F.scaled_dot_product_attention(*(x[None] for x in part), is_causal=causal)[0])
-    return torch.cat(out, 1).transpose(0, 1)
 
 
 class VisionAttention(nn.Module):
@@ -191,17 +150,14 @@ class Text(nn.Module):
 
 
 class Model(nn.Module):
+    COMPILED = (VisionBlock, Layer)
+    penalty = 0.0  # beside the loss of the answers
+
     def __init__(self, config):
         super().__init__()
         self.visual = Vision(config["vision_config"])
         self.model = Text(config)
-        for name, p in self.named_parameters():
-            if p.ndim > 1:
-                fan = p[0].numel()
-                std = 0.02 if "embed_tokens" in name else fan**-0.5
-                if name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight")):
-                    std *= 0.3
-                nn.init.normal_(p, std=std)
+        initialise(self, quiet=("o_proj.weight", "down_proj.weight", "attn.proj.weight"))
 
     def embed(self, batch, dtype):
         x = self.model.embed_tokens.weight.to(dtype).index_select(0, batch["ids"])
@@ -216,3 +172,10 @@ class Model(nn.Module):
         """Logits at the positions batch['asked']."""
         x = self.model(self.embed(batch, dtype), batch["positions"], batch["sequences"])
         return self.logits(x.index_select(0, batch["asked"]))
+
+    def published(self):
+        """Tensors by the names of a checkpoint."""
+        return self.state_dict()
+
+    def load_published(self, tensors):
+        self.load_state_dict(tensors)
