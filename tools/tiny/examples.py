@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import draw
+import families
 import scenes
 
 QUESTIONS = [
@@ -95,6 +96,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model")
     args = parser.parse_args()
+    families.use("qwen2.5-vl")
     args.out.mkdir(parents=True, exist_ok=True)
     scene().save(args.out / "scene.png", optimize=True)
     scene().save(args.out / "scene.jpg", quality=90)
@@ -104,9 +106,9 @@ def main():
     digits.save(args.out / "digits.png", optimize=True)
     clip(args.out / "clip.mp4")
     if args.model:
-        from score import Reference
+        import references
 
-        reference = Reference(args.model, torch.bfloat16)
+        reference = references.of(args.model, torch.bfloat16)
         for names, question in QUESTIONS:
             if names == ["clip.mp4"]:
                 frames, rate = sampled(args.out / "clip.mp4")

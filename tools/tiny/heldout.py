@@ -1,6 +1,6 @@
 """Writes held-out questions as files: pictures (PNG), clips (folders of PNG frames) and questions.jsonl.
 
-    python tools/tiny/heldout.py --out DIR --per-kind 50
+    python tools/tiny/heldout.py --out DIR --per-kind 50 [--model deepseek-vl2]
 
 A line of questions.jsonl: id, kind, images (paths), video (frame paths, or null), fps (or null), prompt, answer, and
 history (earlier turns of the conversation; the pictures belong to its first turn). Handwriting comes from the digits
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+import families
 import scenes
 
 
@@ -25,6 +26,7 @@ def png(image):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=list(families.PACKAGES), default="qwen2.5-vl")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-kind", type=int, default=50)
     parser.add_argument("--seed", type=int, default=2)
@@ -32,9 +34,10 @@ def main():
         "--max-bytes", type=int, default=1 << 30, help="leave out questions with more bytes of pictures"
     )
     args = parser.parse_args()
+    families.use(args.model)
     args.out.mkdir(parents=True, exist_ok=True)
     with open(args.out / "questions.jsonl", "w") as lines:
-        for k, kind in enumerate(scenes.KINDS):
+        for k, kind in enumerate(scenes.STYLE.kinds):
             done, i = 0, 0
             while done < args.per_kind:
                 sample = scenes.held_out_sample(np.random.default_rng([args.seed, 3, k, i]), kind)

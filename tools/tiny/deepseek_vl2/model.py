@@ -14,7 +14,7 @@ from layers import MLP, Linear, RMSNorm, attend, initialise
 from .preprocess import DOWNSAMPLE, FEATURE, GRID, NEWLINE, SEPARATOR, SIDE
 
 PATCHES = GRID * GRID
-BALANCE = 0.002  # weight of the loss that keeps all experts in use
+BALANCE = 0.01  # weight of the loss that keeps all experts in use
 
 
 class LayerNorm(nn.Module):

@@ -116,5 +116,5 @@ def layout(tokenizer):
         place=place,
         ready=ready,
         padding={"role": -1},
-        patches=500,
+        patches=430,
     )
