@@ -281,9 +281,10 @@ void read_added_tokens(const Field& field, TokenizerData& data) {
     const bool normalized = item.flag("normalized", !special);
     const std::string spelled = normalized && data.normalizes ? nfc(content) : content;
 
-    // The reference numbers new tokens itself; a file that disagrees means other ids there than it says.
+    // The reference numbers new tokens itself, by the size of the vocabulary; a file that disagrees means other ids
+    // there than it says.
     const auto known = vocabulary.find(content);
-    const int32_t expected = known.value_or(data.next_added);
+    const int32_t expected = known.value_or(vocabulary.count());
     if (id != expected) fail("{}: expected {} for {}, found {}", id_field.where, expected, shown(content), id);
     if (!known) {
       if (vocabulary.has(id)) {
@@ -291,7 +292,6 @@ void read_added_tokens(const Field& field, TokenizerData& data) {
       }
       vocabulary.add(content, id, spelled);
     }
-    data.next_added = std::max(data.next_added, id + 1);
     if (special) mark_special(data, id, content, content_field.where);
     (normalized ? data.normalized_added : data.added)
         .add(spelled, {id, item.flag("lstrip", false), item.flag("rstrip", false)});
@@ -319,7 +319,6 @@ TokenizerData parse_tokenizer_json(std::string_view json, const std::string& ori
     return *std::move(found);
   };
   read_model(required("model"), data);
-  data.next_added = data.vocabulary.count();
   if (const auto normalizer = section("normalizer")) data.normalizes = reads_nfc(*normalizer);
   bool closed = false;
   const Field pre_tokenizer = required("pre_tokenizer");
@@ -333,13 +332,12 @@ TokenizerData parse_tokenizer_json(std::string_view json, const std::string& ori
 void add_special_token(TokenizerData& data, std::string_view token, const std::string& where) {
   check_added_size(token, where);
   const auto known = data.vocabulary.find(token);
-  const int32_t id = known.value_or(data.next_added);
+  const int32_t id = known.value_or(data.vocabulary.count());
   if (!known) {
     if (id > kMaxId || data.vocabulary.has(id))
       fail("{}: no id is free for {}, the next would be {}", where, shown(token), id);
     data.vocabulary.add(token, id, token);
   }
-  data.next_added = std::max(data.next_added, id + 1);
   mark_special(data, id, token, where);
   // One that the file adds already is looked for as the file says.
   for (const AddedTokenMatcher* matcher : {&data.added, &data.normalized_added}) {

@@ -5,6 +5,7 @@
 #include <set>
 #include <thread>
 
+#include "text/synthetic_tokenizer.h"
 #include "text/text_test.h"
 #include "text/unicode.h"
 
@@ -82,6 +83,79 @@ TEST(Tokenizer, DescribesItsTokens) {
   EXPECT_EQ(tokenizer.token_bytes(-1), "");
   EXPECT_EQ(tokenizer.token_bytes(605), "");
   EXPECT_EQ(tokenizer.token_id("<|no_such|>"), std::nullopt);
+}
+
+// Ids as tokenizers 0.22 gives them for add_special_tokens().
+TEST(Tokenizer, AddsSpecialTokensBehindTheOthers) {
+  const Tokenizer base = base_tokenizer();
+  const std::string_view tokens[] = {"<pad>", "<|im_end|>", "<tool_call>", "<image>", "<pad>"};
+  const Tokenizer more = base.with_added(tokens);
+  EXPECT_EQ(more.token_id("<pad>"), 605);
+  EXPECT_EQ(more.token_id("<|im_end|>"), 602);
+  EXPECT_EQ(more.token_id("<tool_call>"), 604);
+  EXPECT_EQ(more.token_id("<image>"), 606);
+  EXPECT_EQ(more.vocab_size(), 607);
+  for (const std::string_view token : tokens) EXPECT_TRUE(more.is_special(*more.token_id(token))) << token;
+  EXPECT_EQ(more.encode_with_special("a<pad> b<tool_call>"), (std::vector<int32_t>{64, 605, 357, 604}));
+  EXPECT_EQ(more.decode({64, 605, 604}), "a");
+  for (const int32_t id : more.encode("<pad><image>")) EXPECT_LT(id, 600);
+
+  EXPECT_EQ(base.vocab_size(), 605);  // the original is as it was
+  EXPECT_FALSE(base.is_special(604));
+  EXPECT_EQ(base.token_id("<pad>"), std::nullopt);
+}
+
+TEST(Tokenizer, AddedIdsCountTokensEvenWhereIdsAreMissing) {
+  Json file = base_tokenizer_json();
+  file["added_tokens"] = Json::array();
+  file["model"]["vocab"]["<|x|>"] = 605;
+  const Tokenizer sparse = Tokenizer::parse(file.dump(), "sparse").with_added({{"<a>", "<|x|>", "<b>"}});
+  EXPECT_EQ(sparse.token_id("<a>"), 601);
+  EXPECT_EQ(sparse.token_id("<|x|>"), 605);
+  EXPECT_EQ(sparse.token_id("<b>"), 602);
+  EXPECT_THAT(error_of([&] {
+                sparse.with_added({{"<c>", "<d>", "<e>"}});
+              }),
+              HasSubstr("no id is free for \"<e>\", the next would be 605"));
+}
+
+TEST(Tokenizer, RefusesToAddWhatTextCouldSpell) {
+  const Tokenizer tokenizer = base_tokenizer();
+  EXPECT_THAT(error_of([&] { tokenizer.with_added({{"a"}}); }), HasSubstr("special token \"a\" can be made by merges"));
+  EXPECT_THAT(error_of([&] { tokenizer.with_added({{""}}); }), HasSubstr("0 bytes, expected 1 to 512"));
+}
+
+TEST(Tokenizer, ShowsChosenSpecialTokens) {
+  const Tokenizer base = base_tokenizer();
+  const Tokenizer tokenizer = base.showing({{602}}).with_added({{"<pad>"}});
+  EXPECT_EQ(tokenizer.decode({64, 601, 602, 605}), "a<|im_end|>");
+  EXPECT_EQ(tokenizer.decode({64, 601, 602, 605}, false), "a<|im_start|><|im_end|><pad>");
+  EXPECT_EQ(base.decode({64, 601, 602}), "a");
+  EXPECT_TRUE(tokenizer.is_special(602));
+  EXPECT_FALSE(tokenizer.is_hidden(602));
+  EXPECT_TRUE(tokenizer.is_hidden(601));
+  for (const int32_t id : tokenizer.encode("<|im_end|>")) EXPECT_LT(id, 600);
+  Detokenizer stream(tokenizer);
+  EXPECT_EQ(stream.push(601), "");
+  EXPECT_EQ(stream.push(602), "<|im_end|>");
+  const Tokenizer both = tokenizer.showing({{601}});
+  EXPECT_EQ(both.decode({601, 602, 605}), "<|im_start|><|im_end|>");
+}
+
+TEST(SyntheticTokenizer, HasBytesAndTheSpecialTokensAsked) {
+  const std::pair<std::string_view, int32_t> special[] = {{"<a>", 300}, {"<b>", 302}};
+  const Tokenizer tokenizer = synthetic_tokenizer(special);
+  EXPECT_EQ(tokenizer.vocab_size(), 303);
+  std::string all;
+  for (int byte = 0; byte < 128; ++byte) all += static_cast<char>(byte);
+  const auto ids = tokenizer.encode(all);
+  for (int32_t byte = 0; byte < 128; ++byte) EXPECT_EQ(ids.at(static_cast<size_t>(byte)), byte);
+  EXPECT_EQ(tokenizer.encode("\u00E9"), (std::vector<int32_t>{0xC3, 0xA9}));
+  EXPECT_EQ(tokenizer.encode_with_special("x<a><b>"), (std::vector<int32_t>{'x', 300, 302}));
+  EXPECT_EQ(tokenizer.encode("<a>[256]"), (std::vector<int32_t>{'<', 'a', '>', '[', '2', '5', '6', ']'}));
+  EXPECT_TRUE(tokenizer.is_special(300));
+  EXPECT_FALSE(tokenizer.is_special(301));
+  EXPECT_EQ(tokenizer.token_bytes(301), "[301]");
 }
 
 TEST(Tokenizer, InvalidUtf8IsReplacedByMaximalParts) {
