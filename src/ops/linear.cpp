@@ -20,6 +20,31 @@ void check(const Tensor& x, const Weight& w, Dim& t, Dim& n, Dim& k) {
   n.size = w.rows();
 }
 
+void check_gate_up(const Weight& w) {
+  CHECK(w.parts == 2 && w.data[0].dim(0) == w.data[1].dim(0), "w: gate | up expected, {} parts, {} rows", w.parts,
+        w.rows());
+}
+
+// The experts that have rows, all alike; offsets that end at `rows`. Binds T and K by x, N by the experts.
+void check(const Tensor& x, const Routes& routes, std::span<const Weight> experts, int64_t rows, Dim& t, Dim& n,
+           Dim& k) {
+  expect(x, "x").shape(t, k);
+  expect(routes.offsets, "offsets").shape(static_cast<int64_t>(experts.size()) + 1).dtype(DType::kI32).contiguous();
+  CHECK(!experts.empty() && experts[0].parts >= 1, "no experts");
+  n.size = experts[0].rows();
+  const auto* offsets = routes.offsets.as<int32_t>();
+  CHECK(offsets[0] == 0 && offsets[experts.size()] == rows, "offsets from {} to {}, {} rows", offsets[0],
+        offsets[experts.size()], rows);
+  for (size_t e = 0; e < experts.size(); ++e) {
+    CHECK(offsets[e] <= offsets[e + 1], "offsets of expert {}: {} to {}", e, offsets[e], offsets[e + 1]);
+    if (offsets[e] == offsets[e + 1]) continue;
+    Dim expert_n{"N"};
+    check(x, experts[e], t, expert_n, k);
+    CHECK(expert_n == n && experts[e].data[0].dtype == experts[0].data[0].dtype, "expert {}: {} rows, {} expected", e,
+          expert_n.size, n.size);
+  }
+}
+
 }  // namespace
 
 Tensor linear(const Ctx& c, const Tensor& x, const Weight& w) {
@@ -40,10 +65,27 @@ void linear_add_(const Ctx& c, const Tensor& h, const Tensor& x, const Weight& w
 Tensor gate_up_silu(const Ctx& c, const Tensor& x, const Weight& w) {
   Dim t{"T"}, n{"N"}, k{"K"};
   check(x, w, t, n, k);
-  CHECK(w.parts == 2 && w.data[0].dim(0) == w.data[1].dim(0), "w: gate | up expected, {} parts, {} rows", w.parts,
-        w.rows());
+  check_gate_up(w);
   Tensor y = c.arena.tensor(x.dtype, {t, n / 2});
   cpu::linear(c.pool, c.arena, x, w, y, cpu::LinearOut::kGateUpSilu);
+  return y;
+}
+
+Tensor grouped_linear(const Ctx& c, const Tensor& x, const Routes& routes, std::span<const Weight> experts) {
+  Dim t{"T*k"}, n{"N"}, k{"K"};
+  check(x, routes, experts, x.dim(0), t, n, k);
+  Tensor y = c.arena.tensor(x.dtype, {t, n});
+  cpu::grouped_linear(c.pool, c.arena, x, {}, routes.offsets, experts, y, cpu::LinearOut::kStore);
+  return y;
+}
+
+Tensor grouped_gate_up_silu(const Ctx& c, const Tensor& x, const Routes& routes, std::span<const Weight> experts) {
+  Dim t{"T"}, n{"N"}, k{"K"}, choices{"T*k"};
+  expect(routes.tokens, "tokens").shape(choices).dtype(DType::kI32).contiguous();
+  check(x, routes, experts, choices, t, n, k);
+  for (const Weight& w : experts) check_gate_up(w);
+  Tensor y = c.arena.tensor(x.dtype, {choices, n / 2});
+  cpu::grouped_linear(c.pool, c.arena, x, routes.tokens, routes.offsets, experts, y, cpu::LinearOut::kGateUpSilu);
   return y;
 }
 

@@ -30,7 +30,8 @@ struct MultiplyArgs {
 struct Product {
   int64_t row_step, k_step;  // packed rows and columns come in multiples of these, zero filled
   size_t packed_size;        // bytes of a packed element
-  void (*pack)(const void* x, int64_t ldx, int64_t t, int64_t k, void* packed);
+  // Packed row i is row places[i] of x; row i where null.
+  void (*pack)(const void* x, int64_t ldx, const int32_t* places, int64_t t, int64_t k, void* packed);
   void (*multiply)(const MultiplyArgs& args);
   // For one row of x: what multiply() gives for all blocks of k one after another, in a single pass over w in the
   // order of memory. Null where multiply() does as well.
@@ -92,6 +93,8 @@ struct TypeKernels {
   // One row of linear(): sums [n] (and those of up for kGateUpSilu), biases [n] or null, y as LinearOut says.
   void (*finish)(LinearOut out, const float* sum, const float* up, const float* bias, const float* up_bias, void* y,
                  int64_t n);
+  // y [d] = round(sum over j < k of weights[j] * row places[j] of x), in this order.
+  void (*combine)(const T* x, const int32_t* places, const float* weights, int64_t k, int64_t d, T* y);
   void (*attend)(const AttendArgs& args);
   // y [t][c] = sum over i < n, in this order, of x [t][n] times w [n][c] with rows ldw apart, which is read once.
   void (*multiply_down)(const float* x, int64_t t, const T* w, int64_t ldw, int64_t n, int64_t c, float* y);

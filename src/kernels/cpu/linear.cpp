@@ -1,9 +1,11 @@
-// linear(): the output is cut into items of some rows of x by some rows of w, which threads take in turn. An item
-// runs over k in blocks whose packed x stays in L2 and whose tiles stay in L1, then rounds and stores while its sums
-// are still in cache. The weights stream from memory once for every kBlockT rows of x.
+// The output of all groups together is cut into items of some rows of x by some rows of their w, which threads take in
+// turn: one expert's few rows keep all of them as busy as one large matrix does. An item runs over k in blocks whose
+// packed x stays in L2 and whose tiles stay in L1, then rounds and stores while its sums are still in cache. The
+// weights stream from memory once for every kBlockT rows of x.
 #include "kernels/cpu/linear.h"
 
 #include <algorithm>
+#include <span>
 
 #include "kernels/cpu/items.h"
 #include "kernels/cpu/kernels.h"
@@ -19,28 +21,87 @@ constexpr int64_t kStreamBytes = 4 << 20;  // of w per item when there are few: 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-struct Plan {
-  int64_t t, k, block_t, block_k, padded_k, block_n, t_blocks, n_blocks;
+// Rows [first, first + rows) of y, which share a weight, and how their part of the output is cut.
+struct Group {
+  const Weight* w = nullptr;
+  int64_t first = 0, rows = 0;
+  int64_t block_t = 0, t_blocks = 0, block_n = 0, n_blocks = 0;
+  int64_t pack_item = 0, item = 0;  // the first of each kind that is its own
+  size_t packed = 0;                // where its packed x begins
 
-  int64_t rows(int64_t t_block) const { return std::min(block_t, t - t_block * block_t); }
+  int64_t rows_of(int64_t t_block) const { return std::min(block_t, rows - t_block * block_t); }
 };
 
-Plan plan(const Product& product, int64_t t, int64_t n, int64_t k, size_t weight_size, int threads, bool pair) {
-  Plan p{};
-  p.t = t;
+struct Plan {
+  int64_t t = 0, n = 0, k = 0, block_k = 0, k_blocks = 0;
+  std::span<Group> groups;
+  int64_t pack_items = 0, items = 0, sum_size = 0;
+  size_t packed_bytes = 0;
+
+  size_t packed_block(const Product& product, const Group& g) const {
+    return static_cast<size_t>(g.block_t * round_up(k, product.k_step)) * product.packed_size;
+  }
+};
+
+// From `least` blocks of each of so many units on, the number that leaves threads idle for the smallest share of the
+// time: all blocks cost the same.
+int64_t even_blocks(int64_t least, int64_t most, int64_t units, int64_t threads) {
+  const auto waste = [&](int64_t blocks) {
+    const auto slots = static_cast<double>(round_up(units * blocks, threads));
+    return slots / static_cast<double>(units * blocks) + 0.001 * static_cast<double>(blocks);  // long runs stream best
+  };
+  int64_t best = least;
+  for (int64_t blocks = least; blocks <= std::min(most, 4 * least); ++blocks) {
+    if (waste(blocks) < waste(best)) best = blocks;
+  }
+  return best;
+}
+
+Plan plan(Arena& scratch, const Product& product, std::span<const int32_t> offsets, std::span<const Weight> weights,
+          int64_t n, int64_t k, size_t weight_size, int threads, bool pair) {
+  Plan p;
+  p.t = offsets.back();
+  p.n = n;
   p.k = k;
-  p.block_t = std::min(kBlockT / product.row_step * product.row_step, round_up(t, product.row_step));
   p.block_k = round_up(ceil_div(k, ceil_div(k, kBlockK)), product.k_step);
-  p.padded_k = round_up(k, product.k_step);
-  p.t_blocks = ceil_div(t, p.block_t);
-  int64_t rows = kBlockN;
-  if (t <= 16) rows = kStreamBytes / (k * static_cast<int64_t>(weight_size));
-  const int64_t per_thread =
-      ceil_div(n * p.t_blocks, (t <= 16 ? 2 : 4) * threads);  // several each, to even out the end
-  rows = std::min(rows, per_thread) / (pair ? 2 : 1);
-  p.block_n = std::max<int64_t>(16, round_up(rows, 16));
-  p.n_blocks = ceil_div(n, p.block_n);
+  p.k_blocks = ceil_div(k, p.block_k);
+  auto* groups = static_cast<Group*>(scratch.allocate(weights.size() * sizeof(Group)));
+  size_t count = 0;
+  int64_t t_blocks = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    Group g;
+    g.w = &weights[i];
+    g.first = offsets[i];
+    g.rows = offsets[i + 1] - offsets[i];
+    if (g.rows == 0) continue;
+    g.block_t = std::min(kBlockT / product.row_step * product.row_step, round_up(g.rows, product.row_step));
+    g.t_blocks = ceil_div(g.rows, g.block_t);
+    t_blocks += g.t_blocks;
+    groups[count++] = g;
+  }
+  p.groups = {groups, count};
+  for (Group& g : p.groups) {
+    const bool few = g.rows <= 16;
+    int64_t rows = few ? kStreamBytes / (k * static_cast<int64_t>(weight_size)) : kBlockN;
+    const int64_t per_thread = ceil_div(n * t_blocks, (few ? 2 : 4) * threads);  // several each, to even out the end
+    rows = std::max<int64_t>(16, round_up(std::min(rows, per_thread) / (pair ? 2 : 1), 16));
+    g.n_blocks = even_blocks(ceil_div(n, rows), ceil_div(n, 16), t_blocks, threads);
+    g.block_n = round_up(ceil_div(n, g.n_blocks), 16);
+    g.n_blocks = ceil_div(n, g.block_n);
+    g.pack_item = p.pack_items;
+    g.item = p.items;
+    g.packed = p.packed_bytes;
+    p.pack_items += g.t_blocks * p.k_blocks;
+    p.items += g.t_blocks * g.n_blocks;
+    p.packed_bytes += static_cast<size_t>(g.t_blocks) * p.packed_block(product, g);
+    p.sum_size = std::max(p.sum_size, (g.block_t + 1) * g.block_n);  // and a row of biases
+  }
   return p;
+}
+
+// The group that an item belongs to.
+const Group& group_of(const Plan& p, int64_t item, int64_t Group::*first) {
+  return *(std::ranges::upper_bound(p.groups, item, {}, first) - 1);
 }
 
 // Rows [begin, end) of one part of w times t rows of packed x -> sums [t][ld], bias [end - begin].
@@ -48,7 +109,7 @@ template <class W>
 void multiply_part(const Product& product, const Plan& p, const std::byte* x, int64_t t, const Tensor& w, int64_t begin,
                    int64_t end, float* sums, int64_t ld) {
   const W* first = w.row<W>(begin);
-  if (t == 1 && product.stream && ceil_div(p.k, p.block_k) <= kMaxStreamBlocks) {
+  if (t == 1 && product.stream && p.k_blocks <= kMaxStreamBlocks) {
     product.stream({x, first, first, p.k, 1, end - begin, p.k, sums, ld, false}, p.block_k);
     return;
   }
@@ -82,54 +143,55 @@ const float* bias_of(const Tensor& bias, int64_t begin, int64_t end, float* to) 
 }
 
 template <class X, class W>
-void run(ThreadPool& pool, Arena& scratch, const Product& product, const Tensor& x, const Weight& w, const Tensor& y,
-         LinearOut out) {
-  const int64_t t = x.dim(0), k = x.dim(1), n = y.dim(1);
-  if (t == 0 || n == 0) return;
+void run(ThreadPool& pool, Arena& scratch, const Product& product, const Tensor& x, const int32_t* tokens,
+         std::span<const int32_t> offsets, std::span<const Weight> weights, const Tensor& y, LinearOut out) {
+  const int64_t k = x.dim(1), n = y.dim(1);
+  if (offsets.back() == 0 || n == 0) return;
   const bool pair = out == LinearOut::kGateUpSilu;
-  const Plan p = plan(product, t, n, k, sizeof(W), pool.size(), pair);
-  const bool alone = t * n * k <= kAlone;
-
   const auto scope = scratch.scope();
-  const auto x_block_bytes = static_cast<size_t>(p.block_t * p.padded_k) * product.packed_size;
-  auto* packed = static_cast<std::byte*>(scratch.allocate(static_cast<size_t>(p.t_blocks) * x_block_bytes));
-  const int64_t sum_size = (p.block_t + 1) * p.block_n;  // and a row of biases
+  const Plan p = plan(scratch, product, offsets, weights, n, k, sizeof(W), pool.size(), pair);
+  const bool alone = p.t * n * k <= kAlone;
+  auto* packed = static_cast<std::byte*>(scratch.allocate(p.packed_bytes));
   auto* sums = static_cast<float*>(
-      scratch.allocate(static_cast<size_t>(pool.size() * (pair ? 2 : 1) * sum_size) * sizeof(float)));
+      scratch.allocate(static_cast<size_t>(pool.size() * (pair ? 2 : 1) * p.sum_size) * sizeof(float)));
 
-  const int64_t k_blocks = ceil_div(k, p.block_k);
-  for_items(pool, p.t_blocks * k_blocks, t * k < (1 << 16), [&](int, int64_t item) {
-    const int64_t t_block = item / k_blocks, k0 = item % k_blocks * p.block_k, rows = p.rows(t_block);
+  for_items(pool, p.pack_items, p.t * k < (1 << 16), [&](int, int64_t item) {
+    const Group& g = group_of(p, item, &Group::pack_item);
+    const int64_t t_block = (item - g.pack_item) / p.k_blocks, k0 = (item - g.pack_item) % p.k_blocks * p.block_k;
+    const int64_t rows = g.rows_of(t_block), first = g.first + t_block * g.block_t;
     const auto offset = static_cast<size_t>(round_up(rows, product.row_step) * k0) * product.packed_size;
-    product.pack(x.row<X>(t_block * p.block_t) + k0, k, rows, std::min(p.block_k, k - k0),
-                 packed + static_cast<size_t>(t_block) * x_block_bytes + offset);
+    product.pack(x.row<X>(tokens ? 0 : first) + k0, k, tokens ? tokens + first : nullptr, rows,
+                 std::min(p.block_k, k - k0),
+                 packed + g.packed + static_cast<size_t>(t_block) * p.packed_block(product, g) + offset);
   });
 
   const auto finish = kernels().of<X>().finish;
-  for_items(pool, p.t_blocks * p.n_blocks, alone, [&](int worker, int64_t item) {
-    const int64_t t_block = item % p.t_blocks, rows = p.rows(t_block);
-    const std::byte* xs = packed + static_cast<size_t>(t_block) * x_block_bytes;
-    float* sum = sums + worker * (pair ? 2 : 1) * sum_size;
-    float *bias = sum + p.block_t * p.block_n, *up = sum + sum_size, *up_bias = bias + sum_size;
-    int64_t begin = item / p.t_blocks * p.block_n;
-    const int64_t end = std::min(n, begin + p.block_n);
+  for_items(pool, p.items, alone, [&](int worker, int64_t item) {
+    const Group& g = group_of(p, item, &Group::item);
+    const Weight& w = *g.w;
+    const int64_t t_block = (item - g.item) % g.t_blocks, rows = g.rows_of(t_block);
+    const std::byte* xs = packed + g.packed + static_cast<size_t>(t_block) * p.packed_block(product, g);
+    float* sum = sums + worker * (pair ? 2 : 1) * p.sum_size;
+    float *bias = sum + g.block_t * g.block_n, *up = sum + p.sum_size, *up_bias = bias + p.sum_size;
+    int64_t begin = (item - g.item) / g.t_blocks * g.block_n;
+    const int64_t end = std::min(n, begin + g.block_n);
     int64_t part_begin = 0;
     for (size_t part = 0; begin < end; ++part) {  // an item may reach over parts
       const int64_t part_end = part_begin + w.data[part].dim(0);
       if (begin < part_end) {
         const int64_t from = begin - part_begin, to = std::min(end, part_end) - part_begin;
-        multiply_part<W>(product, p, xs, rows, w.data[part], from, to, sum, p.block_n);
+        multiply_part<W>(product, p, xs, rows, w.data[part], from, to, sum, g.block_n);
         const float* b = bias_of<W>(w.bias[part], from, to, bias);
         const float* up_b = nullptr;
         if (pair) {
-          multiply_part<W>(product, p, xs, rows, w.data[1], from, to, up, p.block_n);
+          multiply_part<W>(product, p, xs, rows, w.data[1], from, to, up, g.block_n);
           up_b = bias_of<W>(w.bias[1], from, to, up_bias);
         }
         for (int64_t i = 0; i < rows; ++i) {
-          const int64_t row = t_block * p.block_t + i;
+          const int64_t row = g.first + t_block * g.block_t + i;
           void* to_y = out == LinearOut::kFloat ? static_cast<void*>(y.row<float>(row) + begin)
                                                 : static_cast<void*>(y.row<X>(row) + begin);
-          finish(out, sum + i * p.block_n, up + i * p.block_n, b, up_b, to_y, to - from);
+          finish(out, sum + i * g.block_n, up + i * g.block_n, b, up_b, to_y, to - from);
         }
         begin = part_begin + to;
       }
@@ -141,10 +203,22 @@ void run(ThreadPool& pool, Arena& scratch, const Product& product, const Tensor&
 }  // namespace
 
 void linear(ThreadPool& pool, Arena& scratch, const Tensor& x, const Weight& w, const Tensor& y, LinearOut out) {
+  const int32_t offsets[] = {0, static_cast<int32_t>(x.dim(0))};
+  grouped_linear(pool, scratch, x, {}, Tensor(offsets, DType::kI32, {2}), {&w, 1}, y, out);
+}
+
+void grouped_linear(ThreadPool& pool, Arena& scratch, const Tensor& x, const Tensor& tokens, const Tensor& offsets,
+                    std::span<const Weight> weights, const Tensor& y, LinearOut out) {
   const Kernels& isa = kernels();
-  if (x.dtype == DType::kBF16) return run<BFloat16, BFloat16>(pool, scratch, isa.bf16_bf16, x, w, y, out);
-  if (w.data[0].dtype == DType::kBF16) return run<float, BFloat16>(pool, scratch, isa.f32_bf16, x, w, y, out);
-  return run<float, float>(pool, scratch, isa.f32_f32, x, w, y, out);
+  const int32_t* rows = tokens ? tokens.as<int32_t>() : nullptr;
+  const std::span<const int32_t> ends(offsets.as<int32_t>(), weights.size() + 1);
+  if (x.dtype == DType::kBF16) {
+    run<BFloat16, BFloat16>(pool, scratch, isa.bf16_bf16, x, rows, ends, weights, y, out);
+  } else if (weights[0].data[0].dtype == DType::kBF16) {
+    run<float, BFloat16>(pool, scratch, isa.f32_bf16, x, rows, ends, weights, y, out);
+  } else {
+    run<float, float>(pool, scratch, isa.f32_f32, x, rows, ends, weights, y, out);
+  }
 }
 
 }  // namespace saccade::cpu

@@ -102,7 +102,7 @@ void project(ThreadPool& pool, Arena& scratch, const Product& product, const Siz
     const int64_t rows = std::min(kProjectRows, s.tokens - first), count = std::min(kProjectValues, s.value - v);
     std::byte* packed = memory + static_cast<size_t>(worker) * bytes;
     auto* sums = reinterpret_cast<float*>(packed + packed_bytes);
-    product.pack(x.row<T>(first) + h * s.latent, s.heads * s.latent, rows, s.latent, packed);
+    product.pack(x.row<T>(first) + h * s.latent, s.heads * s.latent, nullptr, rows, s.latent, packed);
     const W* from = w.row<W>(h * (s.plain + s.value) + s.plain + v);
     const MultiplyArgs args{packed, from, from, s.latent, rows, count, s.latent, sums, kProjectValues, false};
     rows == 1 && product.stream ? product.stream(args, padded) : product.multiply(args);

@@ -55,7 +55,7 @@ struct FloatTimesFloat {
 
 // Packed x: panels of kTileX rows (the last may have fewer); in a panel, step by step, row by row.
 template <class P>
-void pack_x(const void* x_data, int64_t ldx, int64_t t, int64_t k, void* packed_data) {
+void pack_x(const void* x_data, int64_t ldx, const int32_t* places, int64_t t, int64_t k, void* packed_data) {
   constexpr int64_t kStep = P::kStep, kTileX = P::Simd::kTileX;
   const auto* x = static_cast<const typename P::X*>(x_data);
   auto* packed = static_cast<typename P::PackedX*>(packed_data);
@@ -64,7 +64,7 @@ void pack_x(const void* x_data, int64_t ldx, int64_t t, int64_t k, void* packed_
     for (int64_t k0 = 0; k0 < k; k0 += kStep) {
       const int64_t count = k - k0 < kStep ? k - k0 : kStep;
       for (int64_t r = 0; r < rows; ++r, packed += kStep) {
-        const auto* from = x + (t0 + r) * ldx + k0;
+        const auto* from = x + (places ? places[t0 + r] : t0 + r) * ldx + k0;
         if (count == kStep) {
           for (int64_t i = 0; i < kStep; ++i) packed[P::place(i)] = typename P::PackedX(from[i]);
         } else {

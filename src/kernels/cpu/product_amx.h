@@ -26,7 +26,7 @@ struct TileBf16 {
   static constexpr int64_t kBlock = kStep * kRows;  // elements of a tile of A or B
 
   // Packed x: panels of 16 rows; in a panel, step by step, [16 pairs of k][16 rows][2].
-  static void pack(const void* x_data, int64_t ldx, int64_t t, int64_t k, void* packed_data) {
+  static void pack(const void* x_data, int64_t ldx, const int32_t* places, int64_t t, int64_t k, void* packed_data) {
     const auto* x = static_cast<const BFloat16*>(x_data);
     auto* packed = static_cast<BFloat16*>(packed_data);
     for (int64_t t0 = 0; t0 < t; t0 += kRows) {
@@ -34,7 +34,7 @@ struct TileBf16 {
         const int64_t rows = t - t0 < kRows ? t - t0 : kRows, count = k - k0 < kStep ? k - k0 : kStep;
         if (rows < kRows || count < kStep) __builtin_memset(packed, 0, kBlock * sizeof(BFloat16));
         for (int64_t r = 0; r < rows; ++r) {
-          const BFloat16* from = x + (t0 + r) * ldx + k0;
+          const BFloat16* from = x + (places ? places[t0 + r] : t0 + r) * ldx + k0;
           for (int64_t i = 0; i < count; ++i) packed[i / 2 * 2 * kRows + 2 * r + i % 2] = from[i];
         }
       }

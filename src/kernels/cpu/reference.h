@@ -109,4 +109,49 @@ void attend(const T* q, Key key, Value value, int64_t n, int64_t dim, int64_t va
   }
 }
 
+// Mixture of experts. In place.
+template <class A>
+void softmax(A* x, int64_t n) {
+  A top = -INFINITY, sum = 0;
+  for (int64_t i = 0; i < n; ++i) top = std::max(top, x[i]);
+  for (int64_t i = 0; i < n; ++i) sum += x[i] = std::exp(x[i] - top);
+  for (int64_t i = 0; i < n; ++i) x[i] /= sum;
+}
+template <class A>
+void sigmoid(A* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] = 1 / (1 + std::exp(-x[i]));
+}
+
+// The k best of e experts by score + bias (or null), best first, the lower one where equal, NaN last; and their
+// weights, made from the scores.
+template <class A>
+void route(const A* scores, const A* bias, int64_t e, int64_t k, bool normalise, float scale, int32_t* experts,
+           A* weights) {
+  const auto worth = [&](int64_t i) {
+    const A sum = bias ? scores[i] + bias[i] : scores[i];
+    return std::isnan(sum) ? -static_cast<A>(INFINITY) : sum;
+  };
+  for (int64_t i = 0; i < e; ++i) {
+    int64_t j = std::min(i, k);  // where i goes among those before it
+    while (j > 0 && worth(i) > worth(experts[j - 1])) {
+      if (j < k) experts[j] = experts[j - 1];
+      --j;
+    }
+    if (j < k) experts[j] = static_cast<int32_t>(i);
+  }
+  A sum = 0;
+  for (int64_t j = 0; j < k; ++j) sum += weights[j] = scores[experts[j]];
+  const A divisor = normalise ? sum + static_cast<A>(1e-20) : 1;
+  for (int64_t j = 0; j < k; ++j) weights[j] = weights[j] / divisor * static_cast<A>(scale);
+}
+
+template <class T>
+void combine(const T* x, const int32_t* places, const Arith<T>* weights, int64_t k, int64_t d, T* y) {
+  for (int64_t i = 0; i < d; ++i) {
+    Arith<T> sum = 0;
+    for (int64_t j = 0; j < k; ++j) sum += weights[j] * get(x[places[j] * d + i]);
+    y[i] = put<T>(sum);
+  }
+}
+
 }  // namespace saccade::cpu::reference
