@@ -1,6 +1,6 @@
 // Times the ops on the shapes of real models and prints each against the bound measured in the same run: memory
 // bandwidth for few rows, multiply-add peak for many.
-//   ops_bench [THREADS] [SECTION ...]   sections: decode prefill attention mla rows (all when none is named)
+//   ops_bench [THREADS] [SECTION ...]   sections: decode prefill moe attention mla rows (all when none is named)
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -10,6 +10,8 @@
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -167,6 +169,77 @@ void linears(Bench& b, const std::vector<int64_t>& batches, size_t at_least) {
   }
 }
 
+// The routed experts of DeepSeek-VL2: every token goes to 6 of 64, drawn at random as its scores are. Bytes are those
+// of the experts that have rows.
+void experts(Bench& b) {
+  struct Shape {
+    const char* name;
+    int64_t d, f;
+  };
+  const int64_t e = 64, top_k = 6;
+  for (const Shape& s : {Shape{"small", 2048, 1408}, Shape{"tiny", 1280, 896}}) {
+    const size_t layer = static_cast<size_t>(e * s.f * s.d) * 2 * 3;
+    const size_t layers = std::max<size_t>(2, beyond_caches() / layer);
+    Copies gate_up({s.f, s.f}, s.d, layers * layer / 3 * 2), down({s.d}, s.f, layers * layer / 3);
+    Arena kept;
+    const Tensor gate = kept.tensor(DType::kF32, {e, s.d});
+    std::mt19937 rng(7);
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < gate.numel(); ++i) gate.as<float>()[i] = normal(rng);
+    for (const int64_t t : {1, 4, 32, 512}) {
+      const Tensor x = kept.tensor(DType::kBF16, {t, s.d}), h = kept.tensor(DType::kBF16, {t * top_k, s.f}),
+                   y = kept.tensor(DType::kBF16, {t * top_k, s.d});
+      fill(h, 9);
+      fill(y, 10);
+      // Each call sees other tokens and the next layer.
+      struct Call {
+        ops::Routes routes;
+        int64_t chosen;
+      };
+      std::vector<Call> calls;
+      for (int i = 0; i < 4; ++i) {
+        for (int64_t j = 0; j < x.numel(); ++j) x.as<BFloat16>()[j] = BFloat16(normal(rng));
+        Call call{ops::moe_route(Ctx{b.pool, kept}, x, gate, {}, {.top_k = top_k}), 0};
+        const auto* ends = call.routes.offsets.as<int32_t>();
+        for (int64_t j = 0; j < e; ++j) call.chosen += ends[j] < ends[j + 1];
+        calls.push_back(call);
+      }
+      double chosen = 0;
+      for (const Call& call : calls) chosen += static_cast<double>(call.chosen) / static_cast<double>(calls.size());
+      size_t next = 0;
+      const auto layer_of = [&](const Copies& c) {
+        return std::span(c.weights).subspan(next % (c.weights.size() / e) * e, static_cast<size_t>(e));
+      };
+      const double bytes = chosen * static_cast<double>(s.d * s.f * 2);
+      const double flops = 2.0 * static_cast<double>(t * top_k * s.d * s.f);
+      const auto name = [&](const char* op) {
+        return fmt::format("{} {} T={} ({:.0f} experts)", s.name, op, t, chosen);
+      };
+      const int rounds = t == 512 ? 5 : 13;
+      b.run(
+          name("gate|up"), 2 * bytes, 2 * flops,
+          [&](const Ctx& c) {
+            ops::grouped_gate_up_silu(c, x, calls[next % calls.size()].routes, layer_of(gate_up));
+            ++next;
+          },
+          rounds);
+      b.run(
+          name("down"), bytes, flops,
+          [&](const Ctx& c) {
+            ops::grouped_linear(c, h, calls[next % calls.size()].routes, layer_of(down));
+            ++next;
+          },
+          rounds);
+      b.run(
+          name("route"), static_cast<double>(gate.bytes()), 2.0 * static_cast<double>(t * e * s.d),
+          [&](const Ctx& c) { ops::moe_route(c, x, gate, {}, {.top_k = top_k}); }, rounds);
+      b.run(
+          name("combine"), static_cast<double>(y.bytes()), 0,
+          [&](const Ctx& c) { ops::moe_combine(c, y, calls[0].routes); }, rounds);
+    }
+  }
+}
+
 // Attention of a vision tower over p rows in segments.
 void segments(Bench& b, int64_t p, const std::vector<int64_t>& sizes, int64_t dim) {
   const int64_t heads = 16;
@@ -298,6 +371,7 @@ int run(int argc, char** argv) {
              b.bf16_peak.instruction, b.bf16_peak.flops / 1e9, b.f32_peak.flops / 1e9);
   if (wants("decode")) linears(b, {1, 2, 4, 8}, beyond_caches());
   if (wants("prefill")) linears(b, {128, 512}, size_t{64} << 20);
+  if (wants("moe")) experts(b);
   if (wants("attention")) {
     segments(b, 3904, {64, 3904}, 80);  // Qwen2.5-VL: windows, and all rows of a picture
     paged(b);
