@@ -156,6 +156,9 @@ Json to_json(const Result& result, const ModelInfo& info) {
                {"token_ids", result.token_ids},
                {"text", result.text},
                {"stop_reason", finish_reason_name(result.finish)}};
+  Json& boxes = json["boxes"] = Json::array();
+  for (const Box& b : result.boxes)
+    boxes.push_back({{"label", b.label}, {"image", b.image}, {"box", {b.x1, b.y1, b.x2, b.y2}}});
   if (!result.logprobs.empty()) {
     Json& rows = json["logprobs"] = Json::array();
     for (const auto& token : result.logprobs) {

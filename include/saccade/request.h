@@ -80,10 +80,18 @@ struct Timings {
   double total = 0;
 };
 
+// A place that the answer names: pixels of the original picture, corners with x1 <= x2 and y1 <= y2 inside it.
+struct Box {
+  std::string label;
+  int image = 0;  // number of the picture in the conversation, counted from 0
+  float x1 = 0, y1 = 0, x2 = 0, y2 = 0;
+};
+
 struct Result {
   std::vector<int32_t> prompt_ids;
   std::vector<int32_t> token_ids;  // the eos id is included when it ended the answer
   std::string text;                // special tokens left out
+  std::vector<Box> boxes;          // in the order of the text; of an answer that ended by eos, stop or length
   FinishReason finish = FinishReason::kNone;
   std::string error;  // one line when finish is kError
   std::vector<TokenLogprob> logprobs;

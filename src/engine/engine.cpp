@@ -330,7 +330,9 @@ void EngineImpl::deliver(Sequence& s, Choice choice) {
       fail("on_token threw: {}", current_error());
     }
   }
-  if (finish != FinishReason::kNone) end_running(s, finish);
+  if (finish == FinishReason::kNone) return;
+  r.boxes = model_->boxes(r.text, s.prompt.pictures);
+  end_running(s, finish);
 }
 
 void EngineImpl::end_running(Sequence& s, FinishReason reason, std::string error) {

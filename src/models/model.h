@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
@@ -22,6 +23,11 @@ struct VisionInput {
   int64_t tokens = 0;  // embeddings that it becomes
 };
 
+// Sizes in pixels of a still picture: as decoded, and as the model sees it.
+struct Picture {
+  int64_t width = 0, height = 0, input_width = 0, input_height = 0;
+};
+
 // A request as the model sees it: ids, positions, and where the embeddings of its media go.
 struct Prompt {
   std::vector<int32_t> ids;        // [T]
@@ -29,6 +35,7 @@ struct Prompt {
   int32_t next_position = 0;       // position of the first generated token, the same on every axis
   std::vector<std::shared_ptr<const VisionInput>> media;
   std::vector<int64_t> media_at;  // first token of each media item
+  std::vector<Picture> pictures;  // of the conversation, without clips
   double decode_seconds = 0, preprocess_seconds = 0;
 };
 
@@ -79,6 +86,10 @@ class Model {
 
   // One step: -> F32 logits [R, V] in ctx.arena. kv_layers[l] is [pages, 64 * values_per_token].
   virtual Tensor forward(const Ctx& c, const Batch& batch, const std::vector<Tensor>& kv_layers) const = 0;
+
+  // Boxes that an answer names, on the last of `pictures`; none without a picture. `text` may be anything, cut off
+  // anywhere.
+  virtual std::vector<Box> boxes(std::string_view /*text*/, std::span<const Picture> /*pictures*/) const { return {}; }
 
   // Bytes of arena that encode() of the largest image and forward() of `tokens` rows need, for the memory plan.
   virtual size_t vision_workspace_bytes() const = 0;

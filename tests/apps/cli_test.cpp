@@ -77,6 +77,7 @@ TEST(Cli, RunJsonHasEverything) {
   EXPECT_EQ(json["token_ids"].size(), 6u);
   EXPECT_EQ(json["stop_reason"], "length");
   EXPECT_TRUE(json["text"].is_string());
+  EXPECT_TRUE(json["boxes"].is_array());
   EXPECT_GT(json["prompt_token_ids"].size(), 6u);
   ASSERT_EQ(json["logprobs"].size(), 6u);
   for (size_t i = 0; i < 6; ++i) {

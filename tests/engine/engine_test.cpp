@@ -88,6 +88,26 @@ void expect_same(const Result& a, const Result& b) {
   }
 }
 
+TEST(Boxes, ComeWithAnAnswerThatEnds) {
+  Rig rig;
+  const auto boxes_of = [&](std::vector<ContentPart> media, const std::string& answer, int max_tokens = 32) {
+    media.push_back(ContentPart::of_text("|" + answer));
+    return rig.engine->generate(ask(std::move(media), max_tokens)).boxes;
+  };
+  const auto boxes = boxes_of({image(2, "one"), image(2, "two")}, "@a and @b");
+  ASSERT_EQ(boxes.size(), 2u);
+  EXPECT_EQ(boxes[1].label, "b");
+  EXPECT_EQ(boxes[1].image, 1);
+  EXPECT_EQ(boxes[1].x2, 100);
+  EXPECT_EQ(boxes[1].y2, 50);
+  EXPECT_EQ(boxes_of({image(2, "one")}, "@a and @b", 3).size(), 1u);  // cut by its length
+  EXPECT_TRUE(boxes_of({image(2, "one")}, "none").empty());
+  EXPECT_TRUE(boxes_of({}, "@a").empty());
+  EXPECT_THROW(boxes_of({image(2, "one")}, "@?"), Error);  // ends this request alone
+  EXPECT_EQ(boxes_of({image(2, "one")}, "@c").size(), 1u);
+  EXPECT_TRUE(rig.all_freed());
+}
+
 TEST(Engine, Answers) {
   Rig rig;
   std::string streamed;

@@ -80,6 +80,15 @@ class FakeModel : public Model {
   const Tokenizer& tokenizer() const override { return tokenizer_; }
   KvLayout kv_layout() const override { return {.layers = 2, .values_per_token = kWidth, .dtype = DType::kF32}; }
   int position_axes() const override { return kAxes; }
+  std::vector<Box> boxes(std::string_view text, std::span<const saccade::Picture> pictures) const override {
+    std::vector<Box> found;
+    for (size_t at = text.find('@'); at != text.npos && !pictures.empty(); at = text.find('@', at + 1)) {
+      if (text.substr(at + 1, 1) == "?") fail("boxes: question mark");
+      found.push_back({std::string(text.substr(at + 1, 1)), static_cast<int>(pictures.size()) - 1, 0, 0,
+                       static_cast<float>(pictures.back().width), static_cast<float>(pictures.back().height)});
+    }
+    return found;
+  }
   size_t vision_workspace_bytes() const override { return 1 << 20; }
   size_t step_workspace_bytes(int64_t tokens) const override { return static_cast<size_t>(tokens) * 1024; }
 
@@ -98,6 +107,7 @@ class FakeModel : public Model {
         const size_t colon = part.bytes.find(':', 4);
         picture->tokens = std::atoi(part.bytes.c_str() + 4);
         picture->seed = part.bytes.substr(colon + 1);
+        p.pictures.push_back({100, 50, 28, 28});
         p.media_at.push_back(static_cast<int64_t>(p.ids.size()));
         p.ids.insert(p.ids.end(), static_cast<size_t>(picture->tokens), kImage);
         p.media.push_back(std::move(picture));

@@ -5,6 +5,7 @@
 // '|', the model answers with what follows it ('~' stands for kEos2, '^' for '!') and kEos; otherwise it talks
 // hash, never a special id.
 // Images are bytes "img:<tokens>:<seed>"; "img:<tokens>:oom" throws std::bad_alloc in encode().
+// boxes() finds one for each '@' of an answer, labelled with the letter after it; "@?" makes it throw.
 // Text with '!' makes forward() throw for the step that it is in; '#' makes a NaN of a logit that follows it; text
 // "unreadable" makes prepare() throw.
 #pragma once
@@ -25,8 +26,8 @@ inline constexpr int kAxes = 2;
 struct FakeHooks {
   std::function<void(const Batch&)> on_forward;  // on the engine's thread, before the step
   std::function<void()> on_prepare;              // on a preparing thread
-  std::atomic<int> encodes{0};       // pictures
-  std::atomic<int> encode_calls{0};  // batches of them
+  std::atomic<int> encodes{0};                   // pictures
+  std::atomic<int> encode_calls{0};              // batches of them
   std::atomic<int> media_alive{0};
 };
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "models/generation_config.h"
+#include "models/qwen2_5_vl/boxes.h"
 #include "models/qwen2_5_vl/preprocess.h"
 #include "models/qwen2_5_vl/prompt.h"
 #include "models/qwen2_5_vl/sizes.h"
@@ -156,6 +157,10 @@ class QwenModel final : public Model {
     return text_.forward(c, batch, kv_layers);
   }
 
+  std::vector<Box> boxes(std::string_view text, std::span<const Picture> pictures) const override {
+    return parse_boxes(text, pictures);
+  }
+
   size_t vision_workspace_bytes() const override {
     const int64_t area = config_.vision.patch * config_.vision.patch;
     return VisionTower::workspace_bytes(config_.vision, preprocess_.max_pixels / area, dtype_);
@@ -194,6 +199,8 @@ class QwenModel final : public Model {
     prompt.decode_seconds += seconds_since(start);
     start = Clock::now();
     Patches patches = preprocess_image(image, limits_of(part), dtype_, origin);
+    prompt.pictures.push_back(
+        {image.width, image.height, patches.grid_w * preprocess_.patch, patches.grid_h * preprocess_.patch});
     prompt.preprocess_seconds += seconds_since(start);
     return patches;
   }
