@@ -2,13 +2,17 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
 #include "console.h"
+#include "draw.h"
 #include "flags.h"
+#include "media/image.h"
 #include "npy.h"
 #include "session.h"
 
@@ -34,6 +38,22 @@ void write_text(const std::filesystem::path& path, const std::string& text) {
   if (!file) fail("{}: cannot write", path.string());
 }
 
+// The picture that boxes are on.
+ContentPart last_picture(const std::vector<ContentPart>& parts) {
+  const auto found = std::find_if(parts.rbegin(), parts.rend(),
+                                  [](const ContentPart& part) { return part.type == ContentPart::Type::kImage; });
+  if (found == parts.rend()) throw UsageError("--draw needs a picture: give --image FILE");
+  return *found;
+}
+
+void write_drawing(const std::string& path, const ContentPart& picture, const std::vector<Box>& boxes) {
+  media::Image image = picture.path.empty()
+                           ? media::decode_image(std::as_bytes(std::span(picture.bytes)), "standard input")
+                           : media::load_image(picture.path);
+  draw_boxes(image, boxes);
+  media::write_png(path, image);
+}
+
 }  // namespace
 
 int run(const Args& args) {
@@ -42,7 +62,7 @@ int run(const Args& args) {
   EngineFlags engine_flags;
   SamplingFlags sampling;
   MediaFlags media;
-  std::string system, prompt, dump_folder;
+  std::string system, prompt, dump_folder, draw_path;
   bool json = false;
   engine_flags.add_to(app);
   app.add_option("-p,--prompt", prompt, "the question (default: standard input)")->type_name("TEXT");
@@ -56,11 +76,15 @@ int run(const Args& args) {
   app.add_flag("--json", json, "print one JSON object at the end instead of streaming text");
   app.add_option("--dump", dump_folder, "write every intermediate as .npy files (see docs/dump.md); slow")
       ->type_name("DIR");
+  app.add_option("--draw", draw_path, "write the last picture with the boxes that the answer names, as PNG")
+      ->type_name("FILE");
   if (!parse(app, args)) return kOk;
 
   EngineOptions options = engine_flags.options();
   if (app.count("--prompt") == 0) prompt = prompt_from_stdin(media.reads_stdin());
   Message user{"user", media.parts(app)};
+  std::optional<ContentPart> drawn;
+  if (!draw_path.empty()) drawn = last_picture(user.content);
   user.content.push_back(ContentPart::of_text(prompt));
   Request request;
   if (app.count("--system") > 0) request.messages.push_back({"system", {ContentPart::of_text(system)}});
@@ -83,7 +107,11 @@ int run(const Args& args) {
     write_text(dump->folder() / "result.json", dump_json(result));
   }
   print_stdout(json ? dump_json(result) : "\n");
+  const std::vector<Box>& boxes = answer.result.boxes;
+  if (drawn) write_drawing(draw_path, *drawn, boxes);
   if (!engine_flags.quiet) {
+    if (!boxes.empty()) print_stderr(describe_boxes(boxes));
+    if (drawn) print_stderr(fmt::format("draw: {} in {}", boxes.empty() ? "no boxes" : "the boxes", draw_path));
     print_stderr(describe_timings(answer.result, engine->info().load_seconds));
     if (dump) print_stderr(fmt::format("dump: {} files in {}", dump->files(), dump->folder().string()));
   }

@@ -28,6 +28,9 @@ Image decode_image(std::span<const std::byte> bytes, const std::string& origin, 
                    bool upright = true);
 Image load_image(const std::string& path, const ImageLimits& limits = {}, bool upright = true);
 
+// 8-bit RGB; throws Error naming the file.
+void write_png(const std::string& path, const Image& image);
+
 // Bit-equal to Pillow's Image.resize((width, height), BICUBIC) for RGB.
 Image resize_bicubic(const Image& image, int width, int height);
 

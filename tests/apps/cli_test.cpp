@@ -162,6 +162,24 @@ TEST(Cli, DumpWritesEveryStage) {
   EXPECT_THAT(header, HasSubstr("'shape': (" + std::to_string(4 * image_tokens) + ", 1176), }"));
 }
 
+TEST(Cli, DrawWritesThePictureWithItsBoxes) {
+  const std::string image = picture(), out = temporary_folder() + "/out.png";
+  const std::vector<std::string> rest = {"-p", "What is this?", "-n", "4", "--temp", "0", "--draw", out};
+  for (const char* source : {image.c_str(), "-"}) {
+    std::vector<std::string> args = {"run", kModel, "-i", source};
+    args.insert(args.end(), rest.begin(), rest.end());
+    const Outcome outcome = saccade(args, {.input = source[0] == '-' ? read_all(image) : ""});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("draw: no boxes in " + out));
+    EXPECT_THAT(read_all(out), StartsWith("\x89PNG"));
+    fs::remove(out);
+  }
+  expect_usage_error({"run", kModel, "-p", "x", "--draw", out}, "--draw needs a picture: give --image FILE");
+  const Outcome bad = saccade({"run", kModel, "-q", "-i", image, "-p", "x", "-n", "1", "--draw", "/no/such/out.png"});
+  EXPECT_EQ(bad.code, 1);
+  EXPECT_EQ(bad.err, "saccade: /no/such/out.png: cannot write: No such file or directory\n");
+}
+
 TEST(Cli, ClosedOrFullOutputIsAnError) {
   for (const Options& options : {Options{.close_output = true}, Options{.full_output = true}}) {
     for (const char* mode : {"--json", "--ignore-eos"}) {
