@@ -11,6 +11,7 @@ scaled_dot_product_attention. `tap(name, value)` receives every stage.
 
 Needs torch, safetensors, tokenizers, Pillow 13 (its ImageOps.pad and bicubic filter are part of the model).
 """
+
 import argparse
 import json
 import math
@@ -29,18 +30,50 @@ GROUNDING = ["<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>"]
 
 # What a key that config.json leaves out means: the defaults of the published configuration classes.
 LANGUAGE = {
-    "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008, "moe_intermediate_size": 1407,
-    "num_hidden_layers": 30, "num_attention_heads": 32, "num_key_value_heads": 32, "n_shared_experts": None,
-    "n_routed_experts": None, "routed_scaling_factor": 1.0, "kv_lora_rank": 512, "q_lora_rank": 1536,
-    "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 128, "topk_method": "greedy", "n_group": None,
-    "topk_group": None, "num_experts_per_tok": None, "moe_layer_freq": 1, "first_k_dense_replace": 0,
-    "norm_topk_prob": False, "scoring_func": "softmax", "hidden_act": "silu", "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6, "bos_token_id": 100000, "eos_token_id": 100001, "tie_word_embeddings": False,
-    "rope_theta": 10000.0, "rope_scaling": None, "attention_bias": False, "use_mla": True,
+    "vocab_size": 102400,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "moe_intermediate_size": 1407,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "n_shared_experts": None,
+    "n_routed_experts": None,
+    "routed_scaling_factor": 1.0,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "topk_method": "greedy",
+    "n_group": None,
+    "topk_group": None,
+    "num_experts_per_tok": None,
+    "moe_layer_freq": 1,
+    "first_k_dense_replace": 0,
+    "norm_topk_prob": False,
+    "scoring_func": "softmax",
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "bos_token_id": 100000,
+    "eos_token_id": 100001,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "attention_bias": False,
+    "use_mla": True,
 }
 VISION = {"image_size": 384, "patch_size": 16, "width": 1024, "layers": 24, "heads": 16, "mlp_ratio": 4}
-PROJECTOR = {"projector_type": "downsample_mlp_gelu", "input_dim": 1152, "n_embed": 2048, "depth": 2, "mlp_ratio": 1,
-             "downsample_ratio": 2, "token_pooling": False}
+PROJECTOR = {
+    "projector_type": "downsample_mlp_gelu",
+    "input_dim": 1152,
+    "n_embed": 2048,
+    "depth": 2,
+    "mlp_ratio": 1,
+    "downsample_ratio": 2,
+    "token_pooling": False,
+}
 
 
 class Config:
@@ -80,7 +113,8 @@ def read_weights(folder, dtype):
     return {name: value.to(dtype) for name, value in weights.items() if ".attn_pool." not in name}
 
 
-# ---- processor --------------------------------------------------------------------------------------------------------
+# ---- processor -------------------------------------------------------------------------------------------------------
+
 
 def best_resolution(width, height, candidates):
     """The candidate (width, height) that shows most of the picture's pixels; of equals the one that wastes least, of
@@ -98,8 +132,11 @@ def best_resolution(width, height, candidates):
 class Processor:
     def __init__(self, folder):
         config = Config.read(folder)
-        raw = {"candidate_resolutions": config.candidate_resolutions, "patch_size": config.vision["patch_size"],
-               "downsample_ratio": config.projector["downsample_ratio"]}
+        raw = {
+            "candidate_resolutions": config.candidate_resolutions,
+            "patch_size": config.vision["patch_size"],
+            "downsample_ratio": config.projector["downsample_ratio"],
+        }
         if os.path.exists(os.path.join(folder, "processor_config.json")):
             raw.update(read_json(folder, "processor_config.json"))
         self.candidates = [tuple(r) for r in raw["candidate_resolutions"]]
@@ -222,7 +259,8 @@ class Processor:
         return self.tokenizer.decode(ids, skip_special_tokens=skip_special)
 
 
-# ---- model ------------------------------------------------------------------------------------------------------------
+# ---- model -----------------------------------------------------------------------------------------------------------
+
 
 def no_tap(name, value):
     pass
@@ -441,8 +479,11 @@ class Model:
         y, cache = attention(y, w.under("self_attn."), config, positions, cache)
         x = x + y
         y = rms_norm(x, w["post_attention_layernorm.weight"], config["rms_norm_eps"])
-        routed = (config["n_routed_experts"] is not None and i >= config["first_k_dense_replace"]
-                  and i % config["moe_layer_freq"] == 0)
+        routed = (
+            config["n_routed_experts"] is not None
+            and i >= config["first_k_dense_replace"]
+            and i % config["moe_layer_freq"] == 0
+        )
         return x + (moe(y, w.under("mlp."), config) if routed else swiglu(y, w.under("mlp."))), cache
 
     def forward(self, x, caches=None, tap=no_tap):

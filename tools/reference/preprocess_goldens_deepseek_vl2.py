@@ -1,9 +1,10 @@
-"""Makes tests/data/media/deepseek_vl2.json: what DeepSeek-VL2's processor (deepseek_vl2.py, with Pillow's own ImageOps.pad
-and decoders) makes of the files in tests/data/media and of patterns of odd sizes. All arrays are compared by CRC-32.
+"""Makes tests/data/media/deepseek_vl2.json: what DeepSeek-VL2's processor (deepseek_vl2.py, with Pillow's own
+ImageOps.pad and decoders) makes of the files in tests/data/media and of patterns of odd sizes. All arrays are compared
+by CRC-32.
 
     python tools/reference/preprocess_goldens_deepseek_vl2.py tests/data/media
 
-    pictures     {file, width, height, rgb, ...}: rgb is [height, width, 3] as decoded, without EXIF rotation or blending
+    pictures     {file, width, height, rgb, ...}: rgb is [height, width, 3] as decoded, no EXIF rotation, no blending
     patterns     {width, height, seed, ...}: byte i of [height, width, 3] is (7 i + i / 251 + seed) mod 256
                  each with two entries, tiled and untiled (a picture among more than two):
                  {tiles: [columns, rows], tokens,
@@ -13,6 +14,7 @@ and decoders) makes of the files in tests/data/media and of patterns of odd size
     resolutions  [width, height, best width, best height] among the published candidates
     tokens       [columns, rows, tokens]
 """
+
 import json
 import os
 import random
@@ -30,9 +32,31 @@ from make_random_deepseek_vl2 import TILES
 
 OUT = sys.argv[1]
 CANDIDATES = [(384 * w, 384 * h) for w, h in TILES]
-SIZES = [(1, 1), (1, 1000), (2000, 3), (3, 2000), (1, 400), (1, 768), (1, 769), (2, 3), (300, 300), (384, 384), (385, 384),
-         (384, 385), (383, 384), (640, 480), (1000, 747), (747, 1000), (1080, 1920), (1000, 1000), (2000, 300), (577, 191),
-         (767, 769), (1153, 1151), (4000, 40)]
+SIZES = [
+    (1, 1),
+    (1, 1000),
+    (2000, 3),
+    (3, 2000),
+    (1, 400),
+    (1, 768),
+    (1, 769),
+    (2, 3),
+    (300, 300),
+    (384, 384),
+    (385, 384),
+    (384, 385),
+    (383, 384),
+    (640, 480),
+    (1000, 747),
+    (747, 1000),
+    (1080, 1920),
+    (1000, 1000),
+    (2000, 300),
+    (577, 191),
+    (767, 769),
+    (1153, 1151),
+    (4000, 40),
+]
 
 
 def crc(array):
@@ -50,12 +74,22 @@ def bare_processor():
 def entry(p, image, tiling):
     views, (nw, nh) = p.views(image, tiling)
     patches = patches_of(p.normalized(views), 14).flatten(0, 1)
-    return {"tiles": [nw, nh], "tokens": p.image_tokens(nw, nh), "views": crc(views), "patches_f32": crc(patches.numpy()),
-            "patches_bf16": crc(patches.bfloat16().view(torch.int16).numpy())}
+    return {
+        "tiles": [nw, nh],
+        "tokens": p.image_tokens(nw, nh),
+        "views": crc(views),
+        "patches_f32": crc(patches.numpy()),
+        "patches_bf16": crc(patches.bfloat16().view(torch.int16).numpy()),
+    }
 
 
 def golden(p, image):
-    return {"width": image.width, "height": image.height, "tiled": entry(p, image, True), "untiled": entry(p, image, False)}
+    return {
+        "width": image.width,
+        "height": image.height,
+        "tiled": entry(p, image, True),
+        "untiled": entry(p, image, False),
+    }
 
 
 def pattern(width, height, seed):
@@ -66,7 +100,18 @@ def pattern(width, height, seed):
 def pads(p):
     cases = []
     for name, sizes in {
-        "png-rgb.png": [(33, 33), (66, 33), (33, 99), (120, 77), (240, 154), (119, 77), (121, 77), (1, 9), (500, 3), (97, 301)],
+        "png-rgb.png": [
+            (33, 33),
+            (66, 33),
+            (33, 99),
+            (120, 77),
+            (240, 154),
+            (119, 77),
+            (121, 77),
+            (1, 9),
+            (500, 3),
+            (97, 301),
+        ],
         "jpeg-tall.jpg": [(33, 33), (7, 500), (310, 31), (62, 600), (384, 384)],
         "png-thin.png": [(384, 384), (64, 1), (3, 3), (200, 200)],
     }.items():
@@ -79,7 +124,17 @@ def pads(p):
 
 def resolutions():
     rng, cases = random.Random(0), []
-    odd = [(1, 4000), (4000, 1), (1, 20000), (30000, 7), (1024, 768), (1920, 1080), (4000, 400), (3840, 2160), (768, 768)]
+    odd = [
+        (1, 4000),
+        (4000, 1),
+        (1, 20000),
+        (30000, 7),
+        (1024, 768),
+        (1920, 1080),
+        (4000, 400),
+        (3840, 2160),
+        (768, 768),
+    ]
     for width, height in SIZES + odd + [(rng.randint(1, 3000), rng.randint(1, 3000)) for _ in range(150)]:
         cases.append([width, height, *best_resolution(width, height, CANDIDATES)])
     return cases
