@@ -8,8 +8,8 @@ is given. Answers of such a model mean nothing.
 tiny, small and base have the published shapes, with matrices of deviation 0.02 read from a repeated block: files for
 tests of loading, memory and speed. mha and noaux are a few hundred kilobytes, for goldens: every tensor has values of
 its own, scaled so that logits spread well beyond bfloat16's steps. mha has plain attention and softmax routing, noaux
-has latent attention and sigmoid routing with a correction bias that changes the choice. The tokenizer.json of noaux lacks
-the tokens that the processor appends, and its weights include an attention pool that no one reads.
+latent attention and sigmoid routing with a correction bias that changes the choice; noaux's tokenizer.json lacks the
+tokens that the processor appends, and its weights include an attention pool that no one reads.
 """
 
 import argparse
