@@ -24,10 +24,11 @@ ModelOptions model_options(const EngineOptions& o) {
 
 MemoryPlan Engine::plan(const EngineOptions& options) {
   const ModelSummary summary = inspect_model(model_options(options));
+  const auto tokens = static_cast<size_t>(options.max_batch_tokens);
   const MemoryNeeds needs{.weights = summary.weight_bytes,
                           .weights_mapped = summary.mapped,
                           .vision = summary.vision_workspace,
-                          .workspace = summary.step_workspace_per_token * static_cast<size_t>(options.max_batch_tokens),
+                          .workspace = summary.step_workspace + summary.step_workspace_per_token * tokens,
                           .max_context = summary.info.max_context,
                           .kv = summary.kv};
   return plan_memory(needs, options, available_memory_bytes());

@@ -114,6 +114,7 @@ struct ModelSummary {
   size_t weight_bytes = 0;
   bool mapped = false;  // weights are used where the files are mapped
   size_t vision_workspace = 0;
+  size_t step_workspace = 0;  // of a step, beside what grows with its tokens
   size_t step_workspace_per_token = 0;
   Json config;  // parsed values, defaults filled in
   struct TensorRow {
