@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "models/deepseek_vl2/model.h"
 #include "models/model.h"
 #include "models/qwen2_5_vl/model.h"
 
@@ -16,6 +17,7 @@ struct Entry {
 };
 
 constexpr Entry kModels[] = {
+    {"deepseek_vl_v2", deepseek_vl2::load, deepseek_vl2::inspect, deepseek_vl2::synthetic_names},
     {"qwen2_5_vl", qwen2_5_vl::load, qwen2_5_vl::inspect, qwen2_5_vl::synthetic_names},
 };
 
