@@ -225,7 +225,8 @@ class Processor:
         for i, message in enumerate(messages):
             items = self.content_items(message["content"])
             if message["role"] == "user":
-                add([self.id(USER), ": ", *items, "\n\n", self.id(ASSISTANT), ":"])
+                turn = [": ", *items, "\n\n"] if items else [":"]
+                add([self.id(USER), *turn, self.id(ASSISTANT), ":"])
             else:
                 assert message["role"] == "assistant" or (message["role"] == "system" and i == 0), message["role"]
                 assert self.image_id not in items, "pictures belong to user turns"
