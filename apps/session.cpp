@@ -48,10 +48,21 @@ class LoadProgress {
 }  // namespace
 
 std::string describe_plan(const MemoryPlan& plan) {
-  return fmt::format("memory: weights {}{}, KV cache {} for {} tokens ({} each), step {}, largest picture {}; {} free",
-                     human_bytes(plan.weight_bytes), plan.weights_mapped ? " (mapped)" : "", human_bytes(plan.kv_bytes),
-                     plan.context_tokens, human_bytes(plan.kv_bytes_per_token), human_bytes(plan.workspace_bytes),
-                     human_bytes(plan.vision_bytes), human_bytes(plan.available_bytes));
+  std::string mapped;
+  if (plan.weights_mapped) mapped = " (mapped)";
+  if (plan.weights_mapped && plan.weight_bytes_owned > 0)
+    mapped = fmt::format(" (mapped; {} converted)", human_bytes(plan.weight_bytes_owned));
+  std::string text =
+      fmt::format("memory: weights {}{}, KV cache {} for {} tokens ({} each), step {}, largest picture {}; {} free",
+                  human_bytes(plan.weight_bytes), mapped, human_bytes(plan.kv_bytes), plan.context_tokens,
+                  human_bytes(plan.kv_bytes_per_token), human_bytes(plan.workspace_bytes),
+                  human_bytes(plan.vision_bytes), human_bytes(plan.available_bytes));
+  if (plan.weights_exceed_memory())
+    text += fmt::format(
+        "\nweights: {} are mapped from files and exceed the free memory ({}): what does not stay cached is read from "
+        "disk again, up to {} for each token",
+        human_bytes(plan.weight_bytes), human_bytes(plan.available_bytes), human_bytes(plan.weight_bytes_per_token));
+  return text;
 }
 
 std::unique_ptr<Engine> load_engine(EngineOptions options, bool quiet) {
@@ -131,6 +142,9 @@ Json to_json(const Timings& t) {
 Json to_json(const MemoryPlan& p) {
   return {{"weight_bytes", p.weight_bytes},
           {"weights_mapped", p.weights_mapped},
+          {"weight_bytes_owned", p.weight_bytes_owned},
+          {"weight_bytes_per_token", p.weight_bytes_per_token},
+          {"weights_exceed_memory", p.weights_exceed_memory()},
           {"kv_bytes", p.kv_bytes},
           {"kv_bytes_per_token", p.kv_bytes_per_token},
           {"context_tokens", p.context_tokens},

@@ -10,7 +10,8 @@
 
 namespace saccade::apps {
 
-std::string describe_plan(const MemoryPlan& plan);  // one line
+// One line, and a second one when mapped weights exceed the memory.
+std::string describe_plan(const MemoryPlan& plan);
 
 // Prints the memory plan, then loads, with progress when that takes over a second.
 std::unique_ptr<Engine> load_engine(EngineOptions options, bool quiet);

@@ -42,11 +42,16 @@ struct MemoryPlan {
   size_t weight_bytes = 0;
   size_t kv_bytes = 0;
   size_t kv_bytes_per_token = 0;
-  int64_t context_tokens = 0;   // tokens that the KV cache holds
-  size_t workspace_bytes = 0;   // largest step
-  size_t vision_bytes = 0;      // largest image in the vision tower
-  size_t available_bytes = 0;   // memory of this machine
-  bool weights_mapped = false;  // weights are mapped from files: they need page cache, not memory of our own
+  int64_t context_tokens = 0;         // tokens that the KV cache holds
+  size_t workspace_bytes = 0;         // largest step
+  size_t vision_bytes = 0;            // largest image in the vision tower
+  size_t available_bytes = 0;         // memory of this machine
+  bool weights_mapped = false;        // weights are mapped from files: they need page cache, not memory of our own,
+  size_t weight_bytes_owned = 0;      // but for these, converted at load (F16; F32 for bf16 arithmetic)
+  size_t weight_bytes_per_token = 0;  // read for each decoded token at batch 1
+
+  // What does not stay cached is read from disk again, up to weight_bytes_per_token for each token.
+  bool weights_exceed_memory() const { return weights_mapped && weight_bytes - weight_bytes_owned > available_bytes; }
 };
 
 struct ModelInfo {

@@ -25,8 +25,10 @@ ModelOptions model_options(const EngineOptions& o) {
 MemoryPlan Engine::plan(const EngineOptions& options) {
   const ModelSummary summary = inspect_model(model_options(options));
   const auto tokens = static_cast<size_t>(options.max_batch_tokens);
-  const MemoryNeeds needs{.weights = summary.weight_bytes,
-                          .weights_mapped = summary.mapped,
+  const size_t mapped = summary.mapped ? summary.weight_bytes - summary.converted.stored : 0;
+  const MemoryNeeds needs{.weights = summary.mapped ? summary.converted.owned : summary.weight_bytes,
+                          .mapped_weights = mapped,
+                          .weights_per_token = static_cast<size_t>(summary.info.weight_bytes_per_token),
                           .vision = summary.vision_workspace,
                           .workspace = summary.step_workspace + summary.step_workspace_per_token * tokens,
                           .max_context = summary.info.max_context,

@@ -37,15 +37,16 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineOptions& options, s
     fail("max_context: the model's limit is {} tokens, found {}", needs.max_context, options.max_context);
 
   if (available == 0) available = kAssumedMemory;
-  const uint64_t weights = needs.weights_mapped ? std::min(needs.weights, available / 2) : needs.weights;
   const auto step = checked_add(needs.vision, needs.workspace);
-  const auto taken = step ? checked_add(weights, *step) : std::nullopt;
+  const auto taken = step ? checked_add(needs.weights, *step) : std::nullopt;
   if (!taken || *taken >= available)
     fail(
-        "the model does not fit: {:.2f} GiB of memory are available, weights take {:.2f}, the largest step {:.2f} "
+        "the model does not fit: {:.2f} GiB of memory are available, weights take {:.2f}{}, the largest step {:.2f} "
         "(of {} tokens; max_batch_tokens), the largest picture {:.2f}",
-        gib(available), gib(needs.weights), gib(needs.workspace), options.max_batch_tokens, gib(needs.vision));
-  const uint64_t left = available - *taken;
+        gib(available), gib(needs.weights), needs.mapped_weights > 0 ? " beside what is mapped" : "",
+        gib(needs.workspace), options.max_batch_tokens, gib(needs.vision));
+  const uint64_t room = available - *taken;
+  const uint64_t left = options.kv_bytes > 0 ? room : room - std::min<uint64_t>(needs.mapped_weights, room / 2);
 
   const int64_t context = options.max_context > 0 ? options.max_context : needs.max_context;
   const int64_t sequence_pages = KvCache::pages_for(context);
@@ -67,14 +68,16 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineOptions& options, s
          gib(static_cast<uint64_t>(sequence_pages) * *page), pages * kPageTokens);
 
   MemoryPlan plan;
-  plan.weight_bytes = needs.weights;
+  plan.weight_bytes = needs.weights + needs.mapped_weights;
   plan.kv_bytes = static_cast<size_t>(pages) * *page;
   plan.kv_bytes_per_token = *page / kPageTokens;
   plan.context_tokens = pages * kPageTokens;
   plan.workspace_bytes = needs.workspace;
   plan.vision_bytes = needs.vision;
   plan.available_bytes = available;
-  plan.weights_mapped = needs.weights_mapped;
+  plan.weights_mapped = needs.mapped_weights > 0;
+  plan.weight_bytes_owned = needs.weights;
+  plan.weight_bytes_per_token = needs.weights_per_token;
   return plan;
 }
 

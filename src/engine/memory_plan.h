@@ -9,8 +9,9 @@ namespace saccade {
 
 // What a model takes apart from the KV cache, in bytes.
 struct MemoryNeeds {
-  size_t weights = 0;
-  bool weights_mapped = false;
+  size_t weights = 0;         // in memory of our own
+  size_t mapped_weights = 0;  // besides, used where files are mapped
+  size_t weights_per_token = 0;
   size_t vision = 0;     // largest picture in the vision tower
   size_t workspace = 0;  // largest step
   int64_t max_context = 0;
@@ -18,8 +19,9 @@ struct MemoryNeeds {
 };
 
 // The KV cache is options.kv_bytes when given. Otherwise it holds max_batch sequences of the whole context, but takes
-// at most half of the memory that weights, workspace and vision leave (mapped weights claim at most half of all memory:
-// the rest can be read again). Pages are touched only when used. Throws Error when nothing useful fits, or when less
+// at most half of the memory that weights, workspace and vision leave (mapped weights claim at most half of what
+// workspace and vision leave, and nothing against options.kv_bytes: the rest can be read again). Pages are touched only
+// when used. Throws Error when nothing useful fits, or when less
 // fits than options.max_context asks for.
 MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineOptions& options, size_t available);
 

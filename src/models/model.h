@@ -112,7 +112,8 @@ struct ModelSummary {
   ModelInfo info;
   KvLayout kv;
   size_t weight_bytes = 0;
-  bool mapped = false;  // weights are used where the files are mapped
+  bool mapped = false;       // weights are used where the files are mapped,
+  ConvertedBytes converted;  // but for these
   size_t vision_workspace = 0;
   size_t step_workspace = 0;  // of a step, beside what grows with its tokens
   size_t step_workspace_per_token = 0;

@@ -122,6 +122,20 @@ StoredTensor Weights::find(const std::string& name, std::span<const int64_t> sha
   return stored;
 }
 
+ConvertedBytes converted_bytes(const std::vector<StoredTensor>& tensors, DType dtype) {
+  ConvertedBytes bytes;
+  for (const StoredTensor& t : tensors) {
+    const auto from = arithmetic_dtype(t.dtype);
+    if (!from) continue;
+    const DType to = *from == DType::kBF16 ? DType::kBF16 : dtype;
+    const bool aligned = reinterpret_cast<uintptr_t>(t.data) % dtype_size(to) == 0;
+    if (*from == to && aligned) continue;
+    bytes.stored += t.bytes;
+    bytes.owned += t.bytes / dtype_size(*from) * dtype_size(to);
+  }
+  return bytes;
+}
+
 DType Weights::stays_as(const StoredTensor& stored) const {
   return stored_dtype(stored) == DType::kBF16 ? DType::kBF16 : dtype_;
 }

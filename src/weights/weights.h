@@ -40,6 +40,13 @@ class WeightSource {
   virtual void read_ahead() {}                         // starts to read what is mapped in the background
 };
 
+// Of tensors that Weights of arithmetic `dtype` cannot use where they are mapped: bytes in the files, and bytes in
+// memory of our own. Small tensors (norms, biases) may be converted besides.
+struct ConvertedBytes {
+  size_t stored = 0, owned = 0;
+};
+ConvertedBytes converted_bytes(const std::vector<StoredTensor>& tensors, DType dtype);
+
 // model.safetensors, or model.safetensors.index.json with its shards, memory-mapped. Reads the headers only and checks
 // them wholly; throws Error naming file, tensor and key.
 std::unique_ptr<WeightSource> open_checkpoint(const std::string& folder);

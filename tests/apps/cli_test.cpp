@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <string>
 
@@ -15,6 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 const std::string kModel = std::string(SACCADE_SOURCE_DIR) + "/models/tiny-qwen2.5-vl";
@@ -230,6 +232,47 @@ TEST(Cli, InspectReadsNoWeights) {
   EXPECT_GT(bytes, 0u);
   EXPECT_EQ(json["tensors"].size(), json["tensor_count"].get<size_t>());
   EXPECT_FALSE(parse_json(saccade({"inspect", kModel, "--json"}).out, "inspect").contains("tensors"));
+}
+
+// The bundled model with a tensor that nobody uses, in a file that is larger than any memory but holds no more.
+std::string huge_model() {
+  const std::string folder = temporary_folder(), name = "model.safetensors";
+  for (const auto& entry : fs::directory_iterator(kModel))
+    if (entry.path().filename() != name) fs::create_symlink(entry.path(), folder / entry.path().filename());
+  const std::string file = read_all(kModel + "/" + name);
+  uint64_t header = 0;
+  std::memcpy(&header, file.data(), sizeof header);
+  Json json = parse_json(file.substr(8, header), name);
+  const uint64_t begin = file.size() - 8 - header, bytes = uint64_t{4} << 40;
+  json["unused"] = {{"dtype", "BF16"}, {"shape", {bytes / 2}}, {"data_offsets", {begin, begin + bytes}}};
+  std::string text = json.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');
+  const uint64_t length = text.size();
+  std::string whole(reinterpret_cast<const char*>(&length), sizeof length);
+  whole += text + file.substr(8 + header);
+  write_all(folder + "/" + name, whole);
+  fs::resize_file(folder + "/" + name, whole.size() + bytes);
+  return folder;
+}
+
+TEST(Cli, ACheckpointLargerThanMemoryAnswersTheSame) {
+  const std::string model = huge_model();
+  const std::vector<std::string> question = {"-p", "What is this?", "-i", picture(), "-n", "6", "--temp", "0"};
+  const auto answer = [&](const std::string& folder) {
+    std::vector<std::string> args = {"run", folder};
+    args.insert(args.end(), question.begin(), question.end());
+    const Outcome outcome = saccade(args);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome;
+  };
+  const Outcome huge = answer(model), small = answer(kModel);
+  EXPECT_EQ(huge.out, small.out);
+  EXPECT_THAT(huge.err, HasSubstr("\nweights: 4096.01 GiB are mapped from files and exceed the free memory"));
+  EXPECT_THAT(small.err, Not(HasSubstr("exceed")));
+  const Json plan = parse_json(saccade({"inspect", model, "--json"}).out, "inspect")["memory"];
+  EXPECT_EQ(plan["weights_exceed_memory"], true);
+  EXPECT_EQ(plan["weight_bytes_owned"], 0);
+  EXPECT_GT(plan["weight_bytes_per_token"].get<size_t>(), 0u);
 }
 
 TEST(Cli, InspectKnowsThePublishedShapes) {

@@ -14,7 +14,8 @@ constexpr size_t kGiB = size_t{1} << 30;
 // 1 MiB of KV cache a page, 16 KiB a token.
 MemoryNeeds needs() {
   return {.weights = 2 * kGiB,
-          .weights_mapped = false,
+          .mapped_weights = 0,
+          .weights_per_token = 7 * kGiB,
           .vision = kGiB / 2,
           .workspace = kGiB / 2,
           .max_context = 32768,
@@ -52,14 +53,46 @@ TEST(MemoryPlan, TakesHalfOfWhatIsLeft) {
   EXPECT_EQ(context_limit(plan, options, 32768), 16384);
 }
 
-TEST(MemoryPlan, MappedWeightsClaimHalfOfMemoryAtMost) {
+TEST(MemoryPlan, MappedWeightsClaimHalfOfTheRoomAtMost) {
   MemoryNeeds n = needs();
   n.weights = 100 * kGiB;
-  EXPECT_THAT(refusal(n, {}, 8 * kGiB), HasSubstr("does not fit"));
-  n.weights_mapped = true;
-  const MemoryPlan plan = plan_memory(n, {}, 8 * kGiB);
+  EXPECT_THAT(refusal(n, {}, 9 * kGiB), HasSubstr("does not fit"));
+  std::swap(n.weights, n.mapped_weights);
+  const MemoryPlan plan = plan_memory(n, {}, 9 * kGiB);
   EXPECT_TRUE(plan.weights_mapped);
-  EXPECT_EQ(plan.kv_bytes, (8 - 4 - 1) * kGiB / 2);
+  EXPECT_TRUE(plan.weights_exceed_memory());
+  EXPECT_EQ(plan.weight_bytes, 100 * kGiB);
+  EXPECT_EQ(plan.weight_bytes_owned, 0u);
+  EXPECT_EQ(plan.weight_bytes_per_token, 7 * kGiB);
+  EXPECT_EQ(plan.kv_bytes, (9 - 1 - 4) * kGiB / 2);
+  n.mapped_weights = 9 * kGiB;
+  EXPECT_FALSE(plan_memory(n, {}, 9 * kGiB).weights_exceed_memory());
+  EXPECT_FALSE(plan_memory(needs(), {}, 9 * kGiB).weights_mapped);
+}
+
+TEST(MemoryPlan, MappedWeightsAreNeverWhatDoesNotFit) {
+  MemoryNeeds n = needs();
+  n.weights = 0;
+  n.mapped_weights = 1000 * kGiB;
+  n.vision = 3 * kGiB;  // with the step most of the memory: half of it for weights would not fit beside
+  EXPECT_EQ(plan_memory(n, {}, 4 * kGiB).kv_bytes, kGiB / 8);
+  EngineOptions options;
+  options.kv_bytes = kGiB / 2;
+  EXPECT_EQ(plan_memory(n, options, 4 * kGiB).kv_bytes, kGiB / 2);
+  options.kv_bytes = kGiB;
+  EXPECT_THAT(refusal(n, options, 4 * kGiB), HasSubstr("kv_bytes: 0.50 GiB are left"));
+  EXPECT_THAT(refusal(n, {}, 3 * kGiB), HasSubstr("weights take 0.00 beside what is mapped"));
+}
+
+TEST(MemoryPlan, ConvertedWeightsMustFit) {
+  MemoryNeeds n = needs();
+  n.weights = 20 * kGiB;
+  n.mapped_weights = 6 * kGiB;
+  EXPECT_THAT(refusal(n, {}, 20 * kGiB), HasSubstr("weights take 20.00"));
+  const MemoryPlan plan = plan_memory(n, {}, 25 * kGiB);
+  EXPECT_EQ(plan.weight_bytes, 26 * kGiB);
+  EXPECT_EQ(plan.weight_bytes_owned, 20 * kGiB);
+  EXPECT_FALSE(plan.weights_exceed_memory());
 }
 
 TEST(MemoryPlan, SaysWhatWouldFit) {

@@ -175,6 +175,20 @@ TEST(Weights, ConvolutionKernelCountsAsMatrix) {
               HasSubstr("expected shape [3, 2], found [2, 3, 1, 1, 1]"));
 }
 
+TEST(Weights, WhatMappingCannotServeIsCountedBefore) {
+  alignas(8) static const std::byte data[9] = {};
+  const auto stored = [&](const char* dtype, size_t bytes, size_t at = 0) {
+    return StoredTensor{"w", dtype, {}, data + at, bytes, "f"};
+  };
+  const std::vector<StoredTensor> tensors = {stored("BF16", 1000), stored("F16", 200), stored("F32", 40),
+                                             stored("I64", 8), stored("BF16", 6, 1)};
+  const ConvertedBytes bf16 = converted_bytes(tensors, DType::kBF16), f32 = converted_bytes(tensors, DType::kF32);
+  EXPECT_EQ(bf16.stored, 200u + 40 + 6);
+  EXPECT_EQ(bf16.owned, 200u + 20 + 6);
+  EXPECT_EQ(f32.stored, 200u + 6);
+  EXPECT_EQ(f32.owned, 400u + 6);
+}
+
 TEST(Weights, AConvertedTensorIsOwnedOnce) {
   Folder folder;
   folder.write("model.safetensors", file_of({{"m.weight", "F32", "[1,2]", raw<float>({1, 2})}}));
