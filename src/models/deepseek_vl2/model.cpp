@@ -232,7 +232,9 @@ ModelSummary inspect(const ModelOptions& options) {
   if (options.synthetic.empty()) {
     summary.mapped = true;
     summary.weight_bytes = 0;
-    for (const StoredTensor& t : open_checkpoint(options.path)->list()) {
+    const std::vector<StoredTensor> stored = open_checkpoint(options.path)->list();
+    summary.converted = converted_bytes(stored, options.dtype);
+    for (const StoredTensor& t : stored) {
       summary.tensors.push_back({t.name, t.dtype, t.file, t.shape, t.bytes});
       summary.weight_bytes += t.bytes;
     }
