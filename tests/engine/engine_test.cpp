@@ -2,6 +2,7 @@
 
 #include <future>
 #include <set>
+#include <thread>
 
 #include "base/error.h"
 #include "engine/engine_impl.h"
@@ -149,17 +150,17 @@ TEST(Engine, PicturesOfARequestAreOneBatchUnlessOthersWait) {
   EXPECT_EQ(rig.hooks->encodes, 3);
   EXPECT_EQ(rig.hooks->encode_calls, 1);
 
-  std::promise<void> decoding;
+  rig.hooks->encode_calls = 0;
+  std::future<Result> beside;
   int tokens = 0;
   auto other = start(*rig.engine, ask("talk", 400), [&](const TokenEvent&) {
-    if (++tokens == 2) decoding.set_value();
+    if (++tokens != 2) return;
+    beside = start(*rig.engine, pictures);
+    while (rig.hooks->media_alive < 3) std::this_thread::yield();  // the other speaks until they are prepared
   });
-  decoding.get_future().wait();
-  rig.hooks->encode_calls = 0;
-  const Result beside = rig.engine->generate(pictures);
-  EXPECT_EQ(rig.hooks->encode_calls, 3);
-  EXPECT_EQ(beside.token_ids, alone.token_ids);
   EXPECT_EQ(other.get().finish, FinishReason::kLength);
+  EXPECT_EQ(beside.get().token_ids, alone.token_ids);
+  EXPECT_EQ(rig.hooks->encode_calls, 3);
 }
 
 TEST(Engine, BatchedIsAlone) {
