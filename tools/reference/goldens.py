@@ -3,8 +3,9 @@
 usage: goldens.py MODEL HELDOUT_DIR OUT.json
   HELDOUT_DIR holds questions.jsonl and the pictures it names (tests/data/tiny_heldout).
 
-For each case: prompt ids, next position, greedy tokens in float32 and bfloat16 with the reference's margin between its two
-best logits at every step; for some cases every position, and samples and norms of every stage.
+The file says how many tokens an answer may have (max_tokens). For each case: prompt ids, next position, greedy tokens in
+float32 and bfloat16 with the reference's margin between its two best logits at every step; for some cases every position,
+and samples and norms of every stage.
 Reference versions: torch 2.11.0, transformers 5.17.0, Pillow processor, attention "sdpa", CPU.
 """
 import json
@@ -249,5 +250,5 @@ for case in cases:
             record[f"stages_{name}"] = stages
     print(case["name"], repr(tokenizer.decode(record["tokens_f32"])))
     result.append(record)
-json.dump({"cases": result}, open(OUT, "w"), separators=(",", ":"))
+json.dump({"max_tokens": MAX_NEW_TOKENS, "cases": result}, open(OUT, "w"), separators=(",", ":"))
 print(len(result), "cases,", os.path.getsize(OUT), "bytes")

@@ -3,9 +3,10 @@
     goldens_deepseek_vl2.py MODEL PICTURES OUT.json [--max-tokens 24] [--use a.png b.png ... [--brief]]
 
 PICTURES is a folder with questions.jsonl and the pictures it names; with --use, only the pictures named, and no
-questions but those below; with --brief, one case of each kind and stages of two kinds. For each case: prompt ids, tiles
-(columns, rows) of each picture, next position, greedy tokens in float32 and bfloat16 with the margin between the two
-best logits at every step; for one case of each kind with at most one picture, samples and norms of every stage.
+questions but those below; with --brief, one case of each kind and stages of two kinds. The file says how many tokens an
+answer may have (max_tokens). For each case: prompt ids, tiles (columns, rows) of each picture, next position, greedy
+tokens in float32 and bfloat16 with the margin between the two best logits at every step; for one case of each kind with
+at most one picture, samples and norms of every stage.
 Stages vision.* are over all tiles of the picture, the whole view first, then row by row: [tiles * patches, width];
 vision.patch_embed is before the positions are added; vision.embeds is the picture as the language model sees it.
 Reference versions: torch 2.11.0, tokenizers of transformers 5.17.0, Pillow 13.0.0, CPU.
@@ -180,7 +181,7 @@ def main():
         print(name, len(ids), repr(processor.decode(record["tokens_f32"])))
         result.append(record)
     with open(args.out, "w") as f:
-        json.dump({"cases": result}, f, separators=(",", ":"))
+        json.dump({"max_tokens": args.max_tokens, "cases": result}, f, separators=(",", ":"))
     print(len(result), "cases,", os.path.getsize(args.out), "bytes")
 
 
