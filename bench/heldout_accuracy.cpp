@@ -4,11 +4,13 @@
 //
 // DIR/questions.jsonl has one question a line: id, kind, images (paths below DIR) or video (frame paths) with fps,
 // history (earlier turns), prompt, answer. An answer counts when it is equal up to case, surrounding space and a final
-// full stop. Exits with 1 below a minimum.
+// full stop; one of kind "grounding" when it names the same thing with as many boxes, each overlapping its own expected
+// one by half (intersection over union). Exits with 1 below a minimum.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <fstream>
 #include <future>
@@ -49,7 +51,7 @@ Question parse_question(const Json& json, const std::string& folder) {
   }
   message.content.push_back(ContentPart::of_text(json.at("prompt")));
   q.request.messages.push_back(std::move(message));
-  q.request.sampling.max_tokens = 48;
+  q.request.sampling.max_tokens = 96;  // four boxes
   return q;
 }
 
@@ -70,6 +72,58 @@ std::string normalised(const std::string& text) {
   const auto blank = [](char c) { return c == ' ' || c == '\n' || c == '.'; };
   while (!out.empty() && blank(out.back())) out.pop_back();
   return out.substr(std::min(out.find_first_not_of(" \n"), out.size()));
+}
+
+// What Result::text keeps of an expected answer: no special tokens.
+std::string without_marks(std::string text) {
+  for (const std::string mark : {"<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"}) {
+    for (size_t at = text.find(mark); at != std::string::npos; at = text.find(mark)) text.erase(at, mark.size());
+  }
+  return text;
+}
+
+using Corners = std::array<double, 4>;  // x1, y1, x2, y2
+
+// Name and boxes of "name[[x1, y1, x2, y2], ...]"; no boxes if it is not of this form.
+std::pair<std::string, std::vector<Corners>> read_boxes(const std::string& text) {
+  const size_t begin = std::min(text.find("[["), text.size());
+  std::pair<std::string, std::vector<Corners>> out{normalised(text.substr(0, begin)), {}};
+  const Json list = Json::parse(text.substr(begin), nullptr, false);
+  if (!list.is_array()) return out;
+  for (const Json& box : list) {
+    const auto number = [](const Json& value) { return value.is_number(); };
+    if (!box.is_array() || box.size() != 4 || !std::ranges::all_of(box, number)) return {out.first, {}};
+    out.second.push_back(box.get<Corners>());
+  }
+  return out;
+}
+
+// Intersection over union.
+double overlap(const Corners& a, const Corners& b) {
+  const auto area = [](double x1, double y1, double x2, double y2) {
+    return std::max(0.0, x2 - x1) * std::max(0.0, y2 - y1);
+  };
+  const double common = area(std::max(a[0], b[0]), std::max(a[1], b[1]), std::min(a[2], b[2]), std::min(a[3], b[3]));
+  return common / std::max(1.0, area(a[0], a[1], a[2], a[3]) + area(b[0], b[1], b[2], b[3]) - common);
+}
+
+bool boxes_right(const saccade::Result& result, const std::string& answer) {
+  const auto [meant, expected] = read_boxes(without_marks(answer));
+  auto [said, boxes] = read_boxes(result.text);
+  if (expected.empty() || said != meant || boxes.size() != expected.size()) return false;
+  if (result.boxes.size() != boxes.size()) return false;  // written without its marks
+  for (const Corners& box : expected) {
+    const auto by_overlap = [&](const Corners& a, const Corners& b) { return overlap(box, a) < overlap(box, b); };
+    const auto best = std::ranges::max_element(boxes, by_overlap);
+    if (overlap(box, *best) < 0.5) return false;
+    boxes.erase(best);
+  }
+  return true;
+}
+
+bool is_right(const saccade::Result& result, const Question& question) {
+  return normalised(result.text) == normalised(without_marks(question.answer)) ||
+         (question.kind == "grounding" && boxes_right(result, question.answer));
 }
 
 struct Score {
@@ -107,7 +161,7 @@ int run(int argc, char** argv) {
   std::map<std::string, Score> kinds;
   for (size_t i = 0; i < questions.size(); ++i) {
     const saccade::Result result = results[i].get_future().get();
-    const bool right = normalised(result.text) == normalised(questions[i].answer);
+    const bool right = is_right(result, questions[i]);
     for (Score* s : {&all, &kinds[questions[i].kind]}) {
       ++s->asked;
       s->right += right;
