@@ -15,6 +15,7 @@
 #include <fstream>
 #include <future>
 #include <map>
+#include <regex>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -74,25 +75,19 @@ std::string normalised(const std::string& text) {
   return out.substr(std::min(out.find_first_not_of(" \n"), out.size()));
 }
 
-// What Result::text keeps of an expected answer: no special tokens.
-std::string without_marks(std::string text) {
-  for (const std::string mark : {"<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"}) {
-    for (size_t at = text.find(mark); at != std::string::npos; at = text.find(mark)) text.erase(at, mark.size());
-  }
-  return text;
-}
-
 using Corners = std::array<double, 4>;  // x1, y1, x2, y2
 
-// Name and boxes of "name[[x1, y1, x2, y2], ...]"; no boxes if it is not of this form.
+// Name and boxes of "<|ref|>name<|/ref|><|det|>[[x1, y1, x2, y2], ...]<|/det|>"; no boxes if it is not of this form.
 std::pair<std::string, std::vector<Corners>> read_boxes(const std::string& text) {
-  const size_t begin = std::min(text.find("[["), text.size());
-  std::pair<std::string, std::vector<Corners>> out{normalised(text.substr(0, begin)), {}};
-  const Json list = Json::parse(text.substr(begin), nullptr, false);
+  static const std::regex form(R"(\s*<\|ref\|>(.*)<\|/ref\|><\|det\|>(\[\[[\d\[\], ]*\]\])<\|/det\|>\s*)");
+  std::smatch parts;
+  if (!std::regex_match(text, parts, form)) return {};
+  const Json list = Json::parse(parts.str(2), nullptr, false);
+  std::pair<std::string, std::vector<Corners>> out{normalised(parts.str(1)), {}};
   if (!list.is_array()) return out;
   for (const Json& box : list) {
     const auto number = [](const Json& value) { return value.is_number(); };
-    if (!box.is_array() || box.size() != 4 || !std::ranges::all_of(box, number)) return {out.first, {}};
+    if (!box.is_array() || box.size() != 4 || !std::ranges::all_of(box, number)) return {};
     out.second.push_back(box.get<Corners>());
   }
   return out;
@@ -108,10 +103,10 @@ double overlap(const Corners& a, const Corners& b) {
 }
 
 bool boxes_right(const saccade::Result& result, const std::string& answer) {
-  const auto [meant, expected] = read_boxes(without_marks(answer));
+  const auto [meant, expected] = read_boxes(answer);
   auto [said, boxes] = read_boxes(result.text);
   if (expected.empty() || said != meant || boxes.size() != expected.size()) return false;
-  if (result.boxes.size() != boxes.size()) return false;  // written without its marks
+  if (result.boxes.size() != boxes.size()) return false;
   for (const Corners& box : expected) {
     const auto by_overlap = [&](const Corners& a, const Corners& b) { return overlap(box, a) < overlap(box, b); };
     const auto best = std::ranges::max_element(boxes, by_overlap);
@@ -122,7 +117,7 @@ bool boxes_right(const saccade::Result& result, const std::string& answer) {
 }
 
 bool is_right(const saccade::Result& result, const Question& question) {
-  return normalised(result.text) == normalised(without_marks(question.answer)) ||
+  return normalised(result.text) == normalised(question.answer) ||
          (question.kind == "grounding" && boxes_right(result, question.answer));
 }
 
