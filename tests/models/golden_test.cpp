@@ -9,6 +9,8 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <ostream>
 #include <set>
 #include <tuple>
 #include <vector>
@@ -29,18 +31,23 @@ struct Checkpoint {
   size_t least_cases;
   int least_staged;
   double least_equal;  // share of answers that equal the reference's in bfloat16 to the last token
+  double rerouted;     // share of the tokens of a layer that bfloat16 may send to other experts
 };
 
-// Logits of random weights lie close together, so few of their answers are free of ties in bfloat16.
+void PrintTo(const Checkpoint& checkpoint, std::ostream* out) { *out << checkpoint.name; }
+
+// Logits of random weights lie close together, so few of their answers are free of ties in bfloat16. So do the scores
+// of their experts: the last expert chosen is ahead of the first one left out by 0.002 in some tokens, less than a
+// rounding.
 constexpr Checkpoint kCheckpoints[] = {
     {"TinyQwen2_5Vl", "/models/tiny-qwen2.5-vl", "/tests/data/tiny_heldout/", "/tests/data/golden/tiny-qwen2.5-vl.json",
-     64, 3, 0.9},
+     64, 3, 0.9, 0},
     {"TinyDeepseekVl2", "/models/tiny-deepseek-vl2", "/tests/data/tiny_deepseek_vl2_heldout/",
-     "/tests/data/golden/tiny-deepseek-vl2.json", 64, 4, 0.9},
+     "/tests/data/golden/tiny-deepseek-vl2.json", 64, 4, 0.9, 0},
     {"RandomDeepseekVl2Mha", "/tests/data/models/deepseek-vl2-mha", "/tests/data/media/",
-     "/tests/data/golden/deepseek-vl2-mha.json", 14, 2, 0.5},
+     "/tests/data/golden/deepseek-vl2-mha.json", 14, 2, 0.5, 0.125},
     {"RandomDeepseekVl2NoAux", "/tests/data/models/deepseek-vl2-noaux", "/tests/data/media/",
-     "/tests/data/golden/deepseek-vl2-noaux.json", 14, 2, 0.5},
+     "/tests/data/golden/deepseek-vl2-noaux.json", 14, 2, 0.5, 0.125},
 };
 
 // Margin below which two bfloat16 logits may swap places between implementations: logits of these models reach 10 to
@@ -162,14 +169,23 @@ std::map<std::string, Captured> stages_of(const Checkpoint& checkpoint, const Js
   return taps;
 }
 
-// Length of the difference of the samples, as a share of the expected ones' length.
-double distance(const std::vector<double>& got, const std::vector<double>& expected) {
-  double error = 0, norm = 0;
+// Length of the difference of the samples, as a share of the expected ones' length. The rows that differ most, a share
+// of `left_out`, do not count.
+double distance(const std::vector<double>& got, const Json& stage, double left_out = 0) {
+  const auto expected = stage.at("value").get<std::vector<double>>();
+  const auto index = stage.at("index").get<std::vector<size_t>>();
+  const auto width = stage.at("shape").back().get<size_t>();
+  double norm = 0;
+  std::map<size_t, double> rows;
   for (size_t i = 0; i < expected.size(); ++i) {
-    error += (got[i] - expected[i]) * (got[i] - expected[i]);
+    rows[index[i] / width] += (got[i] - expected[i]) * (got[i] - expected[i]);
     norm += expected[i] * expected[i];
   }
-  return std::sqrt(error / norm);
+  std::vector<double> errors;
+  for (const auto& [row, error] : rows) errors.push_back(error);
+  std::ranges::sort(errors);
+  const auto left = static_cast<ptrdiff_t>(static_cast<double>(errors.size()) * (1 - left_out));
+  return std::sqrt(std::accumulate(errors.begin(), errors.begin() + left, 0.0) / norm);
 }
 
 // bfloat16 rounds to 2^-9; a dozen blocks of independent roundings stay well inside 2^-5. Where the stage multiplies
@@ -177,8 +193,7 @@ double distance(const std::vector<double>& got, const std::vector<double>& expec
 double tolerance_of(const Json& golden, const std::string& dtype, const std::string& stage) {
   if (dtype == "f32") return 2e-4;
   const auto f32 = golden.at("stages_f32").at(stage).at("value").get<std::vector<double>>();
-  const auto bf16 = golden.at("stages_bf16").at(stage).at("value").get<std::vector<double>>();
-  return std::max(0x1p-5, 1.5 * distance(f32, bf16));
+  return std::max(0x1p-5, 1.5 * distance(f32, golden.at("stages_bf16").at(stage)));
 }
 
 // Vision blocks of Qwen2.5-VL are tapped in window order; the reference hooks see the same order, so all stages compare
@@ -200,7 +215,8 @@ TEST_P(Golden, StagesEqual) {
         ASSERT_LT(i, it->second.data.size());
         samples.push_back(it->second.data[i]);
       }
-      EXPECT_LE(distance(samples, stage.at("value").get<std::vector<double>>()), tolerance);
+      const bool routed = dtype == "bf16" && name.starts_with("text.layer.");
+      EXPECT_LE(distance(samples, stage, routed ? checkpoint.rerouted : 0), tolerance);
       double whole = 0;
       for (const float v : it->second.data) whole += static_cast<double>(v) * static_cast<double>(v);
       EXPECT_NEAR(std::sqrt(whole), stage.at("norm").get<double>(), tolerance * stage.at("norm").get<double>());
