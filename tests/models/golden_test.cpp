@@ -31,7 +31,8 @@ struct Checkpoint {
   size_t least_cases;
   int least_staged;
   double least_equal;  // share of answers that equal the reference's in bfloat16 to the last token
-  double rerouted;     // share of the tokens of a layer that bfloat16 may send to other experts
+  double rerouted;     // share of answers, and of tokens of a layer, that bfloat16 may send through other experts
+  double bf16;         // tolerance of stages in bfloat16
 };
 
 void PrintTo(const Checkpoint& checkpoint, std::ostream* out) { *out << checkpoint.name; }
@@ -41,13 +42,13 @@ void PrintTo(const Checkpoint& checkpoint, std::ostream* out) { *out << checkpoi
 // rounding.
 constexpr Checkpoint kCheckpoints[] = {
     {"TinyQwen2_5Vl", "/models/tiny-qwen2.5-vl", "/tests/data/tiny_heldout/", "/tests/data/golden/tiny-qwen2.5-vl.json",
-     64, 3, 0.9, 0},
+     64, 3, 0.9, 0, 0x1p-5},
     {"TinyDeepseekVl2", "/models/tiny-deepseek-vl2", "/tests/data/tiny_deepseek_vl2_heldout/",
-     "/tests/data/golden/tiny-deepseek-vl2.json", 64, 4, 0.9, 0},
+     "/tests/data/golden/tiny-deepseek-vl2.json", 64, 4, 0.9, 0, 0x1p-4},
     {"RandomDeepseekVl2Mha", "/tests/data/models/deepseek-vl2-mha", "/tests/data/media/",
-     "/tests/data/golden/deepseek-vl2-mha.json", 14, 2, 0.5, 0.125},
+     "/tests/data/golden/deepseek-vl2-mha.json", 14, 2, 0.5, 0.125, 0x1p-4},
     {"RandomDeepseekVl2NoAux", "/tests/data/models/deepseek-vl2-noaux", "/tests/data/media/",
-     "/tests/data/golden/deepseek-vl2-noaux.json", 14, 2, 0.5, 0.125},
+     "/tests/data/golden/deepseek-vl2-noaux.json", 14, 2, 0.5, 0.125, 0x1p-4},
 };
 
 // Margin below which two bfloat16 logits may swap places between implementations: logits of these models reach 10 to
@@ -118,7 +119,7 @@ TEST_P(Golden, GreedyTokensEqual) {
   const Json& goldens = goldens_of(checkpoint);
   ASSERT_GE(goldens.size(), checkpoint.least_cases);
   const auto engine = Engine::load(options_of(checkpoint, dtype, 512));
-  int equal = 0, ties = 0;
+  int equal = 0, ties = 0, rerouted = 0;
   for (const Json& golden : goldens) {
     SCOPED_TRACE(golden.at("name").get<std::string>());
     const Result result = engine->generate(request_of(checkpoint, golden));
@@ -137,12 +138,14 @@ TEST_P(Golden, GreedyTokensEqual) {
     const bool as_f32 = b != result.token_ids.end() && step < f32.size() && f32[step] == *b &&
                         std::equal(expected.begin(), a, f32.begin());
     const bool tie = dtype == "bf16" && (as_f32 || (step < margins.size() && margins[step] <= kTieMargin));
-    EXPECT_TRUE(tie) << "differs at step " << step << ", reference margin "
-                     << (step < margins.size() ? margins[step] : -1.0) << ", answered " << result.text;
     ties += tie;
+    if (tie || (dtype == "bf16" && ++rerouted <= checkpoint.rerouted * static_cast<double>(goldens.size()))) continue;
+    ADD_FAILURE() << "differs at step " << step << ", reference margin "
+                  << (step < margins.size() ? margins[step] : -1.0) << ", answered " << result.text;
   }
   RecordProperty("equal", equal);
   RecordProperty("ties", ties);
+  RecordProperty("rerouted", rerouted);
   EXPECT_GE(equal, checkpoint.least_equal * static_cast<double>(goldens.size()));
 }
 
@@ -188,12 +191,14 @@ double distance(const std::vector<double>& got, const Json& stage, double left_o
   return std::sqrt(std::accumulate(errors.begin(), errors.begin() + left, 0.0) / norm);
 }
 
-// bfloat16 rounds to 2^-9; a dozen blocks of independent roundings stay well inside 2^-5. Where the stage multiplies
-// them (the reference's own float32 is about as far away), that distance and half as much again.
-double tolerance_of(const Json& golden, const std::string& dtype, const std::string& stage) {
+// bfloat16 rounds to 2^-9; a dozen blocks of independent roundings stay well inside 2^-5, with the weights of experts,
+// which are rounded scores as well, inside 2^-4. Where the reference's own float32 is about as far away, that distance
+// and half as much again.
+double tolerance_of(const Checkpoint& checkpoint, const Json& golden, const std::string& dtype,
+                    const std::string& stage) {
   if (dtype == "f32") return 2e-4;
   const auto f32 = golden.at("stages_f32").at(stage).at("value").get<std::vector<double>>();
-  return std::max(0x1p-5, 1.5 * distance(f32, golden.at("stages_bf16").at(stage)));
+  return std::max(checkpoint.bf16, 1.5 * distance(f32, golden.at("stages_bf16").at(stage)));
 }
 
 // Vision blocks of Qwen2.5-VL are tapped in window order; the reference hooks see the same order, so all stages compare
@@ -209,7 +214,7 @@ TEST_P(Golden, StagesEqual) {
       const auto it = taps.find(name);
       ASSERT_NE(it, taps.end());
       EXPECT_EQ(it->second.shape, stage.at("shape").get<std::vector<int64_t>>());
-      const double tolerance = tolerance_of(golden, dtype, name);
+      const double tolerance = tolerance_of(checkpoint, golden, dtype, name);
       std::vector<double> samples;
       for (const size_t i : stage.at("index").get<std::vector<size_t>>()) {
         ASSERT_LT(i, it->second.data.size());
