@@ -25,18 +25,31 @@ struct TileBf16 {
   static constexpr int64_t kStep = 32, kRows = 16;
   static constexpr int64_t kBlock = kStep * kRows;  // elements of a tile of A or B
 
-  // Packed x: panels of 16 rows; in a panel, step by step, [16 pairs of k][16 rows][2].
+  // Packed x: panels of 16 rows; in a panel, step by step, [16 pairs of k][16 rows][2]: pairs are transposed like
+  // floats. Places of rows beyond t, where few are packed, stay as they are: they reach sums that nobody reads.
   static void pack(const void* x_data, int64_t ldx, const int32_t* places, int64_t t, int64_t k, void* packed_data) {
+    constexpr int64_t kFew = 4;
     const auto* x = static_cast<const BFloat16*>(x_data);
-    auto* packed = static_cast<BFloat16*>(packed_data);
+    auto* packed = static_cast<float*>(packed_data);  // each a pair
     for (int64_t t0 = 0; t0 < t; t0 += kRows) {
-      for (int64_t k0 = 0; k0 < k; k0 += kStep, packed += kBlock) {
-        const int64_t rows = t - t0 < kRows ? t - t0 : kRows, count = k - k0 < kStep ? k - k0 : kStep;
-        if (rows < kRows || count < kStep) __builtin_memset(packed, 0, kBlock * sizeof(BFloat16));
-        for (int64_t r = 0; r < rows; ++r) {
-          const BFloat16* from = x + (places ? places[t0 + r] : t0 + r) * ldx + k0;
-          for (int64_t i = 0; i < count; ++i) packed[i / 2 * 2 * kRows + 2 * r + i % 2] = from[i];
+      const int64_t rows = t - t0 < kRows ? t - t0 : kRows;
+      const BFloat16* from[kRows];
+      for (int64_t r = 0; r < rows; ++r) from[r] = x + (places ? places[t0 + r] : t0 + r) * ldx;
+      for (int64_t k0 = 0; k0 < k; k0 += kStep, packed += kBlock / 2) {
+        const auto mask = k - k0 < kStep ? static_cast<__mmask32>((1u << (k - k0)) - 1) : ~__mmask32{0};
+        const auto pairs = [&](int64_t r) { return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, from[r] + k0)); };
+        if (rows <= kFew) {
+          for (int64_t r = 0; r < rows; ++r) {
+            alignas(64) float row[kRows];
+            _mm512_store_ps(row, pairs(r));
+            for (int64_t i = 0; i < kRows; ++i) packed[i * kRows + r] = row[i];
+          }
+          continue;
         }
+        __m512 tile[kRows];
+        for (int64_t r = 0; r < kRows; ++r) tile[r] = r < rows ? pairs(r) : _mm512_setzero_ps();
+        Avx512::transpose(tile);
+        for (int64_t i = 0; i < kRows; ++i) _mm512_storeu_ps(packed + i * kRows, tile[i]);
       }
     }
   }
