@@ -90,7 +90,7 @@ struct Box {
 struct Result {
   std::vector<int32_t> prompt_ids;
   std::vector<int32_t> token_ids;  // the eos id is included when it ended the answer
-  std::string text;                // special tokens left out
+  std::string text;                // special tokens left out, but for those that mark boxes
   std::vector<Box> boxes;          // in the order of the text; of an answer that ended by eos, stop or length
   FinishReason finish = FinishReason::kNone;
   std::string error;  // one line when finish is kError
