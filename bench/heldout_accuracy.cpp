@@ -15,7 +15,6 @@
 #include <fstream>
 #include <future>
 #include <map>
-#include <regex>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -79,11 +78,12 @@ using Corners = std::array<double, 4>;  // x1, y1, x2, y2
 
 // Name and boxes of "<|ref|>name<|/ref|><|det|>[[x1, y1, x2, y2], ...]<|/det|>"; no boxes if it is not of this form.
 std::pair<std::string, std::vector<Corners>> read_boxes(const std::string& text) {
-  static const std::regex form(R"(\s*<\|ref\|>(.*)<\|/ref\|><\|det\|>(\[\[[\d\[\], ]*\]\])<\|/det\|>\s*)");
-  std::smatch parts;
-  if (!std::regex_match(text, parts, form)) return {};
-  const Json list = Json::parse(parts.str(2), nullptr, false);
-  std::pair<std::string, std::vector<Corners>> out{normalised(parts.str(1)), {}};
+  constexpr std::string_view kBegin = "<|ref|>", kMiddle = "<|/ref|><|det|>", kEnd = "<|/det|>";
+  const size_t middle = text.find(kMiddle), end = text.rfind(kEnd);
+  if (!text.starts_with(kBegin) || middle == text.npos || end == text.npos || end < middle + kMiddle.size()) return {};
+  const size_t list_at = middle + kMiddle.size();
+  const Json list = Json::parse(text.substr(list_at, end - list_at), nullptr, false);
+  std::pair<std::string, std::vector<Corners>> out{normalised(text.substr(kBegin.size(), middle - kBegin.size())), {}};
   if (!list.is_array()) return out;
   for (const Json& box : list) {
     const auto number = [](const Json& value) { return value.is_number(); };
