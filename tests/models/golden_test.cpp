@@ -269,7 +269,7 @@ class GoldenBatches : public testing::TestWithParam<Checkpoint> {};
 INSTANTIATE_TEST_SUITE_P(All, GoldenBatches, testing::ValuesIn(kCheckpoints),
                          [](const auto& info) { return std::string(info.param.name); });
 
-// One request of each kind: whole prompts one by one, chunks of 16 and 512 tokens, and up to 16 requests in a step.
+// One request of each kind: whole prompts one by one, chunks of 48 and 512 tokens, and up to 16 requests in a step.
 TEST_P(GoldenBatches, AnswersDoNotDependOnThem) {
   const Checkpoint& checkpoint = GetParam();
   std::vector<Request> requests;
@@ -280,7 +280,7 @@ TEST_P(GoldenBatches, AnswersDoNotDependOnThem) {
   ASSERT_GE(requests.size(), 14u);
   const Answers whole = alone(*Engine::load(options_of(checkpoint, "bf16", 4096)), requests);
   for (const auto& answer : whole) EXPECT_FALSE(answer.empty());
-  for (const int max_batch_tokens : {16, 512}) {
+  for (const int max_batch_tokens : {48, 512}) {
     SCOPED_TRACE(max_batch_tokens);
     const auto engine = Engine::load(options_of(checkpoint, "bf16", max_batch_tokens));
     EXPECT_EQ(alone(*engine, requests), whole);
