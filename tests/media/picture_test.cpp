@@ -32,7 +32,8 @@ TEST(Picture, PngIsReadBackAsWritten) {
   const std::string path = ::testing::TempDir() + "saccade-round-trip.png";
   for (const auto& [width, height] : {std::pair{1, 1}, {7, 5}, {300, 200}}) {
     Image image{width, height, {}};
-    for (int i = 0; i < width * height * 3; ++i) image.rgb.push_back(static_cast<uint8_t>(i * i >> 3));
+    for (uint32_t i = 0; i < static_cast<uint32_t>(width * height) * 3; ++i)
+      image.rgb.push_back(static_cast<uint8_t>(i * i >> 3));
     write_png(path, image);
     const Image back = load_image(path);
     EXPECT_EQ(back.width, width);
