@@ -124,6 +124,9 @@ struct ModelSummary {
     size_t bytes = 0;
   };
   std::vector<TensorRow> tensors;  // empty for synthetic models
+
+  // Fills tensors and what follows from them: weight_bytes, mapped, converted. Throws Error of the checkpoint.
+  void describe_checkpoint(const ModelOptions& options);
 };
 ModelSummary inspect_model(const ModelOptions& options);
 std::vector<std::string> synthetic_names();

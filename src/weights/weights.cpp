@@ -24,6 +24,9 @@ DType stored_dtype(const StoredTensor& stored) {
   return *dtype;
 }
 
+// Kernels take matrices of BF16 as they are stored, whatever the arithmetic.
+DType used_as(DType stored, DType arithmetic) { return stored == DType::kBF16 ? DType::kBF16 : arithmetic; }
+
 // [rows, a, b, ...] counts as [rows, a * b * ...].
 bool same_matrix(std::span<const int64_t> stored, std::span<const int64_t> wanted) {
   if (std::ranges::equal(stored, wanted)) return true;
@@ -127,7 +130,7 @@ ConvertedBytes converted_bytes(const std::vector<StoredTensor>& tensors, DType d
   for (const StoredTensor& t : tensors) {
     const auto from = arithmetic_dtype(t.dtype);
     if (!from) continue;
-    const DType to = *from == DType::kBF16 ? DType::kBF16 : dtype;
+    const DType to = used_as(*from, dtype);
     const bool aligned = reinterpret_cast<uintptr_t>(t.data) % dtype_size(to) == 0;
     if (*from == to && aligned) continue;
     bytes.stored += t.bytes;
@@ -136,9 +139,7 @@ ConvertedBytes converted_bytes(const std::vector<StoredTensor>& tensors, DType d
   return bytes;
 }
 
-DType Weights::stays_as(const StoredTensor& stored) const {
-  return stored_dtype(stored) == DType::kBF16 ? DType::kBF16 : dtype_;
-}
+DType Weights::stays_as(const StoredTensor& stored) const { return used_as(stored_dtype(stored), dtype_); }
 
 Tensor Weights::materialise(const StoredTensor& stored, std::span<const int64_t> shape, DType dtype) {
   const DType from = stored_dtype(stored);

@@ -52,25 +52,9 @@ struct Layer {
     return (pages[b][static_cast<size_t>(t / kPageTokens)] * kPageTokens + t % kPageTokens) * sizes.row();
   }
 
-  // The step whose rows are the rows[i] tokens of sequences[i] that end at ends[i].
   PagedKv step(Guarded& memory, const std::vector<size_t>& sequences, const std::vector<int64_t>& rows,
                const std::vector<int64_t>& ends) const {
-    std::vector<int32_t> offsets = {0}, kv_lens, table;
-    size_t most = 0;
-    for (const size_t b : sequences) most = std::max(most, pages[b].size());
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      offsets.push_back(offsets.back() + static_cast<int32_t>(rows[i]));
-      kv_lens.push_back(static_cast<int32_t>(ends[i]));
-      std::vector<int32_t> mine = pages[sequences[i]];
-      mine.resize(most, 1 << 30);  // an index that nobody may use
-      table.insert(table.end(), mine.begin(), mine.end());
-    }
-    const auto b = static_cast<int64_t>(sequences.size());
-    PagedKv kv;
-    kv.q_offsets = memory.ints(offsets, {b + 1});
-    kv.kv_lens = memory.ints(kv_lens, {b});
-    kv.page_table = memory.ints(table, {b, static_cast<int64_t>(most)});
-    return kv;
+    return step_of(memory, pages, sequences, rows, ends);
   }
 };
 

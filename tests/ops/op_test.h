@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -84,6 +85,28 @@ inline std::vector<double> doubles(const Tensor& t) {
 }
 inline bool same_bits(const Tensor& a, const Tensor& b) {
   return a.bytes() == b.bytes() && std::memcmp(a.data, b.data, a.bytes()) == 0;
+}
+
+// The step whose rows are the rows[i] tokens of sequences[i] that end at ends[i]; pages[b] are those of sequence b.
+inline PagedKv step_of(Guarded& memory, const std::vector<std::vector<int32_t>>& pages,
+                       const std::vector<size_t>& sequences, const std::vector<int64_t>& rows,
+                       const std::vector<int64_t>& ends) {
+  std::vector<int32_t> offsets = {0}, kv_lens, table;
+  size_t most = 0;
+  for (const size_t b : sequences) most = std::max(most, pages[b].size());
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    offsets.push_back(offsets.back() + static_cast<int32_t>(rows[i]));
+    kv_lens.push_back(static_cast<int32_t>(ends[i]));
+    std::vector<int32_t> mine = pages[sequences[i]];
+    mine.resize(most, 1 << 30);  // an index that nobody may use
+    table.insert(table.end(), mine.begin(), mine.end());
+  }
+  const auto b = static_cast<int64_t>(sequences.size());
+  PagedKv kv;
+  kv.q_offsets = memory.ints(offsets, {b + 1});
+  kv.kv_lens = memory.ints(kv_lens, {b});
+  kv.page_table = memory.ints(table, {b, static_cast<int64_t>(most)});
+  return kv;
 }
 
 // An arena whose memory is NaN, and pools of 1, 2 and 3 threads.

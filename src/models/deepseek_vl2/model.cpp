@@ -229,16 +229,7 @@ ModelSummary inspect(const ModelOptions& options) {
   summary.kv = make_kv_layout(config, options.dtype);
   summary.config = config.to_json();
   summary.weight_bytes = static_cast<size_t>(summary.info.parameters) * dtype_size(DType::kBF16);
-  if (options.synthetic.empty()) {
-    summary.mapped = true;
-    summary.weight_bytes = 0;
-    const std::vector<StoredTensor> stored = open_checkpoint(options.path)->list();
-    summary.converted = converted_bytes(stored, options.dtype);
-    for (const StoredTensor& t : stored) {
-      summary.tensors.push_back({t.name, t.dtype, t.file, t.shape, t.bytes});
-      summary.weight_bytes += t.bytes;
-    }
-  }
+  if (options.synthetic.empty()) summary.describe_checkpoint(options);
   summary.vision_workspace = vision_workspace(config, options.dtype);
   summary.step_workspace = TextModel::workspace_bytes(config, 0, options.dtype);
   summary.step_workspace_per_token = TextModel::workspace_bytes(config, 1, options.dtype) - summary.step_workspace;
