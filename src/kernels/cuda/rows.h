@@ -1,0 +1,29 @@
+// Operations on rows, for every device from sm_80 on. BF16 activations, I32 indices, contiguous; the formulas and
+// roundings are those of ops/ops.h. Everything is on the device.
+#pragma once
+
+#include <span>
+
+#include "kernels/cuda/stream.h"
+#include "tensor/tensor.h"
+
+namespace saccade::cuda {
+
+void embed(Stream stream, const Tensor& table, const Tensor& ids, const Tensor& y);      // table [V,D] plain rows
+void gather_rows(Stream stream, const Tensor& x, const Tensor& index, const Tensor& y);  // any dtype
+void rms_norm(Stream stream, const Tensor& x, const Tensor& w, float eps, const Tensor& y);
+void gelu(Stream stream, const Tensor& x, const Tensor& y);  // erf
+// positions [A,T] -> y [T,2,Dh/2] F32, rounded to bf16; sections sum to Dh/2, at most 4.
+void rope_table(Stream stream, const Tensor& positions, std::span<const int64_t> sections, double theta,
+                const Tensor& y);
+void vision_rope_table(Stream stream, const Tensor& positions, double theta, const Tensor& y);  // [2,P] -> [P,2,Dh/2]
+// qkv [T,(H+2K)*Dh] with q and k heads in paired order (layout.h) -> q [T,H,Dh] in paired order; k and v go to
+// kv_layer [pages,2,K,64,Dh] at `slots`, in the page layout of layout.h.
+void qkv_rope_append(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& slots,
+                     const Tensor& kv_layer, const Tensor& q);
+// Row-major w [N,K] BF16, row n of which goes to row `to` of strips: to = first + n for kPlain; for a paired order, row
+// n of the first or second half of its group. out [strips, blocks, 1024]. What no row fills must be zeroed before.
+//   group 0: plain. Else rows come in groups of `group` source rows (halves of group / 2 that pair with each other).
+void to_strips(Stream stream, const Tensor& w, int64_t first, int64_t group, const Tensor& out);
+
+}  // namespace saccade::cuda
