@@ -156,6 +156,8 @@ void ModelFlags::check() const {
 
 void EngineFlags::add_to(CLI::App& app) {
   ModelFlags::add_to(app);
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:N (default auto: a CUDA device where there is one)")
+      ->type_name("DEVICE");
   app.add_option("-t,--threads", threads, "threads (default: all cores)")->type_name("N")->check(integer_in(0, 4096));
   app.add_option("-c,--max-context,--max-model-len", max_context,
                  "tokens of one sequence, prompt and answer (default: the model's limit, as far as memory allows)")
@@ -165,7 +167,7 @@ void EngineFlags::add_to(CLI::App& app) {
       ->type_name("MIB")
       ->check(integer_in(1, int64_t{1} << 30));
   app.add_option("--max-batch-tokens,--max-num-batched-tokens", max_batch_tokens,
-                 "tokens of one step; longer prompts are prefilled in chunks (default 512)")
+                 "tokens of one step; longer prompts are prefilled in chunks (default 512, on a CUDA device 4096)")
       ->type_name("TOKENS")
       ->check(integer_in(1, 1 << 20));
   app.add_flag("-q,--quiet", quiet, "no memory plan, progress or timings on standard error");
@@ -176,6 +178,7 @@ EngineOptions EngineFlags::options() const {
   EngineOptions options;
   options.model = model;
   options.synthetic = synthetic;
+  options.device = device;
   options.dtype = dtype;
   options.threads = threads;
   options.max_batch = 1;

@@ -33,7 +33,8 @@ struct ModelFlags {
 };
 
 struct EngineFlags : ModelFlags {
-  int threads = 0, max_batch_tokens = 512;
+  std::string device = "auto";
+  int threads = 0, max_batch_tokens = 0;
   int64_t max_context = 0, kv_mib = 0;
   bool quiet = false;
 

@@ -23,10 +23,11 @@ struct EngineOptions {
   std::string model = {};  // folder of a Hugging Face checkpoint
   std::string synthetic =
       {};  // or the name of published shapes to fill with seeded random weights, e.g. "qwen2.5-vl-3b"
-  std::string dtype = "bf16";  // arithmetic of activations: "bf16" or "f32"
+  std::string device = "auto";  // "cpu", "cuda", "cuda:1"; "auto": the first CUDA device where the model fits, else the CPU
+  std::string dtype = "bf16";   // arithmetic of activations: "bf16" or "f32" (CPU only)
   int threads = 0;             // 0: all cores
-  int max_batch = 16;          // sequences that run at once
-  int max_batch_tokens = 512;  // tokens of one step: decodes first, then chunks of prefill
+  int max_batch = 0;           // sequences that run at once; 0: 16 on the CPU, 64 on a CUDA device
+  int max_batch_tokens = 0;    // tokens of one step: decodes first, then chunks of prefill; 0: 512 or 4096
   int max_queue = 256;         // requests waiting; beyond it submit() throws
   int64_t max_context = 0;     // tokens of one sequence; 0: the model's limit, as far as memory allows
   size_t kv_bytes = 0;         // size of the KV cache; 0: planned from max_context and memory
@@ -39,13 +40,14 @@ struct EngineOptions {
 
 // What the model needs, known before weights are read.
 struct MemoryPlan {
+  std::string device;  // "cpu", or "cuda:0 (NVIDIA H200)"
   size_t weight_bytes = 0;
   size_t kv_bytes = 0;
   size_t kv_bytes_per_token = 0;
   int64_t context_tokens = 0;         // tokens that the KV cache holds
   size_t workspace_bytes = 0;         // largest step
   size_t vision_bytes = 0;            // largest image in the vision tower
-  size_t available_bytes = 0;         // memory of this machine
+  size_t available_bytes = 0;         // memory of this machine, or of the device
   bool weights_mapped = false;        // weights are mapped from files: they need page cache, not memory of our own,
   size_t weight_bytes_owned = 0;      // but for these, converted at load (F16; F32 for bf16 arithmetic)
   size_t weight_bytes_per_token = 0;  // read for each decoded token at batch 1

@@ -31,11 +31,12 @@ std::string current_error() {
 
 std::unique_ptr<Engine> make_engine(std::unique_ptr<Model> model, const EngineOptions& options,
                                     const MemoryPlan& plan) {
-  return std::make_unique<EngineImpl>(std::move(model), options, plan);
+  return std::make_unique<EngineImpl>(std::move(model), with_defaults(options, {}), plan, Placement{});
 }
 
-std::unique_ptr<Engine> make_engine(std::unique_ptr<Model> model, const EngineOptions& options) {
-  check_options(options);
+std::unique_ptr<Engine> make_engine(std::unique_ptr<Model> model, const EngineOptions& asked) {
+  check_options(asked);
+  const EngineOptions options = with_defaults(asked, {});
   const MemoryNeeds needs{.vision = model->vision_workspace_bytes(),
                           .workspace = model->step_workspace_bytes(options.max_batch_tokens),
                           .max_context = model->info().max_context,
@@ -44,15 +45,17 @@ std::unique_ptr<Engine> make_engine(std::unique_ptr<Model> model, const EngineOp
   return make_engine(std::move(model), options, plan);
 }
 
-EngineImpl::EngineImpl(std::unique_ptr<Model> model, const EngineOptions& options, const MemoryPlan& plan)
+EngineImpl::EngineImpl(std::unique_ptr<Model> model, const EngineOptions& options, const MemoryPlan& plan,
+                       const Placement& placement)
     : options_(options),
       plan_(plan),
+      placement_(placement),
       model_(std::move(model)),
       info_(model_->info()),
       pool_(options.threads),
-      kv_(model_->kv_layout(), plan.context_tokens / kPageTokens),
+      kv_(model_->kv_layout(), plan.context_tokens / kPageTokens, placement.memory),
       scheduler_(kv_, options.max_batch, options.max_batch_tokens),
-      runner_(*model_, kv_, pool_, float_tap(options.on_tap)),
+      runner_(*model_, kv_, pool_, placement.memory, options.on_tap),
       samplers_(static_cast<size_t>(pool_.size())) {
   info_.max_context = context_limit(plan, options, info_.max_context);
   stats_.total_pages = stats_.free_pages = kv_.total_pages();
@@ -131,6 +134,7 @@ EngineImpl::Stats EngineImpl::stats() const {
 // ---- preparing threads
 
 void EngineImpl::prepare_loop() {
+  if (placement_.cuda()) device::use(placement_.index);
   for (;;) {
     SequencePtr s;
     {
@@ -185,6 +189,7 @@ void EngineImpl::prepare(Sequence& s) const {
 // ---- engine thread
 
 void EngineImpl::engine_loop() {
+  if (placement_.cuda()) device::use(placement_.index);
   for (;;) {
     {
       std::unique_lock lock(mutex_);
@@ -274,6 +279,10 @@ std::vector<EngineImpl::Choice> EngineImpl::choose(std::span<const Chunk> chunks
       choices.push_back({.sequence = c.sequence, .logprob = {}, .error = {}});
 
   const auto count = static_cast<int64_t>(choices.size());
+  if (placement_.cuda() && count > 0) {
+    choose_on_device(choices, logits);
+    return choices;
+  }
   const auto choose_one = [&](Sampler& sampler, int64_t i) {
     Choice& choice = choices[static_cast<size_t>(i)];
     const Sequence& s = *choice.sequence;
@@ -295,6 +304,25 @@ std::vector<EngineImpl::Choice> EngineImpl::choose(std::span<const Chunk> chunks
     });
   }
   return choices;
+}
+
+void EngineImpl::choose_on_device(std::vector<Choice>& choices, const Tensor& logits) {
+  std::vector<const Sequence*> sequences;
+  for (const Choice& choice : choices) sequences.push_back(choice.sequence);
+  const Ctx c = runner_.ctx();
+  const std::span<const int32_t> ids = device_sampler_.sample(c, logits, sequences);
+  for (size_t i = 0; i < choices.size(); ++i) {
+    Choice& choice = choices[i];
+    choice.id = ids[i];
+    if (choice.id < 0) choice.error = kBadLogits;
+    const int alternatives = choice.sequence->request.sampling.logprobs;
+    if (choice.id < 0 || alternatives < 0) continue;
+    const Tensor row = logits[static_cast<int64_t>(i)];
+    std::vector<float> x(static_cast<size_t>(row.numel()));
+    device::copy(x.data(), row.data, row.bytes(), c.stream);
+    device::synchronize(c.stream);
+    choice.logprob = token_logprob(x, choice.id, alternatives);
+  }
 }
 
 void EngineImpl::deliver(Sequence& s, Choice choice) {

@@ -11,6 +11,8 @@
 #include <thread>
 #include <unordered_map>
 
+#include "engine/device_sampler.h"
+#include "engine/placement.h"
 #include "engine/runner.h"
 
 namespace saccade {
@@ -22,7 +24,8 @@ std::unique_ptr<Engine> make_engine(std::unique_ptr<Model> model, const EngineOp
 
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(std::unique_ptr<Model> model, const EngineOptions& options, const MemoryPlan& plan);
+  EngineImpl(std::unique_ptr<Model> model, const EngineOptions& options, const MemoryPlan& plan,
+             const Placement& placement);
   ~EngineImpl() override;  // cancels everything; every on_done has been called when it returns. Not from a callback.
 
   uint64_t submit(Request request, OnToken on_token, OnDone on_done) override;
@@ -55,6 +58,7 @@ class EngineImpl final : public Engine {
   void take_prepared();
   void run(std::span<const Chunk> chunks);
   std::vector<Choice> choose(std::span<const Chunk> chunks, const Tensor& logits);
+  void choose_on_device(std::vector<Choice>& choices, const Tensor& logits);
   void deliver(Sequence& s, Choice choice);
   void end_running(Sequence& s, FinishReason reason, std::string error = {});
   void end(SequencePtr s, FinishReason reason, std::string error = {});
@@ -62,6 +66,7 @@ class EngineImpl final : public Engine {
 
   const EngineOptions options_;
   const MemoryPlan plan_;
+  const Placement placement_;
   const std::unique_ptr<Model> model_;
   ModelInfo info_;  // the model's, with the engine's context limit
 
@@ -70,6 +75,7 @@ class EngineImpl final : public Engine {
   Scheduler scheduler_;
   Runner runner_;
   std::vector<Sampler> samplers_;  // one for each thread of the pool
+  DeviceSampler device_sampler_;
 
   mutable std::mutex mutex_;
   std::condition_variable engine_wake_, prepare_wake_;

@@ -12,15 +12,18 @@ std::optional<uint64_t> KvCache::page_bytes(const KvLayout& layout) {
   return bytes ? checked_mul(*bytes, static_cast<uint64_t>(layout.layers)) : std::nullopt;
 }
 
-KvCache::KvCache(const KvLayout& layout, int64_t pages) : total_(pages) {
+KvCache::KvCache(const KvLayout& layout, int64_t pages, Memory memory) : total_(pages) {
   const auto page = page_bytes(layout);
   const auto all = page ? checked_mul(*page, static_cast<uint64_t>(pages)) : std::nullopt;
   if (!all) fail("kv cache: {} pages of {} layers exceed the address space", pages, layout.layers);
   const int64_t values = layout.values_per_token * kPageTokens;
   for (int l = 0; l < layout.layers; ++l) {
-    buffers_.emplace_back(static_cast<size_t>(pages * values) * dtype_size(layout.dtype));
+    buffers_.emplace_back(static_cast<size_t>(pages * values) * dtype_size(layout.dtype), memory);
+    // Kernels read whole pages and give what nobody has written the weight zero, which NaN would survive.
+    if (memory == Memory::kCuda) device::fill_zero(buffers_.back().data(), buffers_.back().size(), nullptr);
     layers_.emplace_back(buffers_.back().data(), layout.dtype, std::initializer_list<int64_t>{pages, values});
   }
+  if (memory == Memory::kCuda) device::synchronize(nullptr);
   free_.reserve(static_cast<size_t>(pages));
   for (int64_t p = pages; p-- > 0;) free_.push_back(static_cast<int32_t>(p));
 }

@@ -12,7 +12,7 @@ namespace saccade {
 
 class KvCache {
  public:
-  KvCache(const KvLayout& layout, int64_t pages);
+  KvCache(const KvLayout& layout, int64_t pages, Memory memory = Memory::kHost);
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 

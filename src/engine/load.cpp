@@ -2,7 +2,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/memory.h"
 #include "engine/engine_impl.h"
 #include "engine/memory_plan.h"
 
@@ -20,26 +19,44 @@ ModelOptions model_options(const EngineOptions& o) {
           .on_progress = o.on_load_progress};
 }
 
-}  // namespace
+struct Planned {
+  Placement placement;
+  EngineOptions options;
+  MemoryPlan memory;
+};
 
-MemoryPlan Engine::plan(const EngineOptions& options) {
-  const ModelSummary summary = inspect_model(model_options(options));
-  const auto tokens = static_cast<size_t>(options.max_batch_tokens);
-  const size_t mapped = summary.mapped ? summary.weight_bytes - summary.converted.stored : 0;
-  const MemoryNeeds needs{.weights = summary.mapped ? summary.converted.owned : summary.weight_bytes,
-                          .mapped_weights = mapped,
+Planned plan_all(const EngineOptions& asked) {
+  const ModelSummary summary = inspect_model(model_options(asked));
+  Planned p;
+  p.placement = place(asked.device, summary);
+  p.options = with_defaults(asked, p.placement);
+  check_options(p.options);
+  const auto tokens = static_cast<size_t>(p.options.max_batch_tokens);
+  const bool mapped = summary.mapped && !p.placement.cuda();
+  const size_t own = mapped ? summary.converted.owned : summary.weight_bytes;
+  const MemoryNeeds needs{.weights = p.placement.cuda() ? summary.cuda_weight_bytes : own,
+                          .mapped_weights = mapped ? summary.weight_bytes - summary.converted.stored : 0,
                           .weights_per_token = static_cast<size_t>(summary.info.weight_bytes_per_token),
                           .vision = summary.vision_workspace,
                           .workspace = summary.step_workspace + summary.step_workspace_per_token * tokens,
                           .max_context = summary.info.max_context,
                           .kv = summary.kv};
-  return plan_memory(needs, options, available_memory_bytes());
+  p.memory = plan_memory(needs, p.options, p.placement.available);
+  p.memory.device = p.placement.name;
+  return p;
 }
 
-std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
-  const MemoryPlan plan = Engine::plan(options);
+}  // namespace
+
+MemoryPlan Engine::plan(const EngineOptions& options) { return plan_all(options).memory; }
+
+std::unique_ptr<Engine> Engine::load(const EngineOptions& asked) {
+  const Planned p = plan_all(asked);
   const auto start = Clock::now();
-  auto engine = std::make_unique<EngineImpl>(load_model(model_options(options)), options, plan);
+  ModelOptions options = model_options(p.options);
+  options.memory = p.placement.memory;
+  if (p.placement.cuda()) device::use(p.placement.index);
+  auto engine = std::make_unique<EngineImpl>(load_model(options), p.options, p.memory, p.placement);
   engine->set_load_seconds(seconds(Clock::now() - start));
   return engine;
 }

@@ -24,8 +24,8 @@ void check_range(const char* field, int64_t value, int64_t low, int64_t high) {
 
 void check_options(const EngineOptions& o) {
   check_range("threads", o.threads, 0, kMaxThreads);
-  check_range("max_batch", o.max_batch, 1, kMaxBatch);
-  check_range("max_batch_tokens", o.max_batch_tokens, o.max_batch, kMaxBatchTokens);
+  check_range("max_batch", o.max_batch, 0, kMaxBatch);
+  check_range("max_batch_tokens", o.max_batch_tokens, o.max_batch_tokens == 0 ? 0 : o.max_batch, kMaxBatchTokens);
   check_range("max_queue", o.max_queue, 1, std::numeric_limits<int>::max());
   check_range("max_context", o.max_context, 0, std::numeric_limits<int32_t>::max());
 }

@@ -19,8 +19,6 @@ void each_media(const Sequence& s, int64_t from, int64_t to, Fn&& fn) {
   }
 }
 
-Tensor i32(Arena& arena, std::initializer_list<int64_t> shape) { return arena.tensor(DType::kI32, shape); }
-
 float element(const Tensor& t, int64_t offset) {
   switch (t.dtype) {
     case DType::kF32:
@@ -40,6 +38,21 @@ float element(const Tensor& t, int64_t offset) {
 }
 
 }  // namespace
+
+Runner::Runner(const Model& model, KvCache& kv, ThreadPool& pool, Memory memory, const UserTap& tap)
+    : model_(model),
+      kv_(kv),
+      pool_(pool),
+      memory_(memory),
+      stream_(memory == Memory::kCuda ? device::new_stream() : nullptr),
+      on_tap_(float_tap(tap, stream_)),
+      arena_(size_t{memory == Memory::kCuda ? 256u : 16u} << 20, memory),
+      decode_inputs_(memory),
+      prompt_inputs_(memory) {}
+
+Runner::~Runner() {
+  if (stream_) device::delete_stream(stream_);
+}
 
 void Runner::encode_media(const Chunk& chunk, bool ahead) {
   Sequence& s = *chunk.sequence;
@@ -63,18 +76,19 @@ void Runner::encode_media(const Chunk& chunk, bool ahead) {
   int64_t at = 0;
   for (const size_t i : which) {
     const Tensor e = all.slice(at, at + s.media_tokens[i]);
-    Buffer kept(e.bytes());
-    std::memcpy(kept.data(), e.data, e.bytes());
+    Buffer kept(e.bytes(), memory_);
+    ops::copy_(ctx(), Tensor(kept.data(), e.dtype, {e.dim(0), e.dim(1)}), e);
     s.embeddings[i] = std::move(kept);
     s.prompt.media[i].reset();
     at += s.media_tokens[i];
   }
   s.embedding_width = all.dim(1);
   s.embedding_dtype = all.dtype;
+  if (stream_) device::synchronize(stream_);
   s.result.timings.encode += seconds(Clock::now() - start);
 }
 
-Batch Runner::batch(std::span<const Chunk> chunks) {
+Batch Runner::batch(std::span<const Chunk> chunks, StepInputs& inputs) {
   const int axes = model_.position_axes();
   const auto sequences = static_cast<int64_t>(chunks.size());
   int64_t rows = 0, max_pages = 0, wanted = 0;
@@ -86,14 +100,16 @@ Batch Runner::batch(std::span<const Chunk> chunks) {
     wanted += s.cached + c.tokens == s.length();
   }
 
+  inputs.reset(StepInputs::bytes_of((axes + 2) * rows) + StepInputs::bytes_of(sequences * (max_pages + 2) + 1 + wanted) +
+               7 * StepInputs::bytes_of(1));
   Batch b;
-  b.ids = i32(arena_, {rows});
-  b.positions = i32(arena_, {axes, rows});
-  b.kv.q_offsets = i32(arena_, {sequences + 1});
-  b.kv.kv_lens = i32(arena_, {sequences});
-  b.kv.page_table = i32(arena_, {sequences, max_pages});
-  b.kv.slots = i32(arena_, {rows});
-  b.logit_rows = i32(arena_, {wanted});
+  b.ids = inputs.i32({rows});
+  b.positions = inputs.i32({axes, rows});
+  b.kv.q_offsets = inputs.i32({sequences + 1});
+  b.kv.kv_lens = inputs.i32({sequences});
+  b.kv.page_table = inputs.i32({sequences, max_pages});
+  b.kv.slots = inputs.i32({rows});
+  b.logit_rows = inputs.i32({wanted});
   std::fill_n(b.kv.page_table.as<int32_t>(), b.kv.page_table.numel(), 0);
 
   int64_t row = 0;
@@ -103,6 +119,8 @@ Batch Runner::batch(std::span<const Chunk> chunks) {
     const Sequence& s = *sequence;
     const auto& pages = s.pages.pages();
     const int64_t end = s.cached + tokens;
+    b.kv.longest_q = std::max(b.kv.longest_q, tokens);
+    b.kv.longest_kv = std::max(b.kv.longest_kv, end);
     b.kv.q_offsets.as<int32_t>()[i] = static_cast<int32_t>(row);
     b.kv.kv_lens.as<int32_t>()[i] = static_cast<int32_t>(end);
     std::copy(pages.begin(), pages.end(), b.kv.page_table.row<int32_t>(i));
@@ -125,15 +143,37 @@ Batch Runner::batch(std::span<const Chunk> chunks) {
     }
   }
   b.kv.q_offsets.as<int32_t>()[sequences] = static_cast<int32_t>(row);
+  inputs.upload(stream_);
+  for (Tensor* t : {&b.ids, &b.positions, &b.kv.q_offsets, &b.kv.kv_lens, &b.kv.page_table, &b.kv.slots, &b.logit_rows})
+    *t = inputs.placed(*t);
   return b;
+}
+
+Tensor Runner::run(std::span<const Chunk> chunks, StepInputs& inputs) {
+  const Batch b = batch(chunks, inputs);
+  const Tensor logits = model_.forward(ctx(), b, kv_.layers());
+  CHECK(logits.rank == 2 && logits.dim(0) == b.logit_rows.dim(0), "{} logit rows wanted, got {}", b.logit_rows.dim(0),
+        logits.describe());
+  return logits;
+}
+
+Tensor Runner::forward_in_parts(std::span<const Chunk> chunks) {
+  const auto first_prompt = std::ranges::find_if(chunks, [](const Chunk& c) { return c.sequence->prefilling(); });
+  const auto decodes = static_cast<size_t>(first_prompt - chunks.begin());
+  if (decodes == 0) return run(chunks, prompt_inputs_);
+  if (decodes == chunks.size()) return run(chunks, decode_inputs_);
+  const Tensor first = run(chunks.first(decodes), decode_inputs_);
+  const Tensor second = run(chunks.subspan(decodes), prompt_inputs_);
+  if (second.dim(0) == 0) return first;
+  const Tensor all = arena_.tensor(first.dtype, {first.dim(0) + second.dim(0), first.dim(1)});
+  ops::copy_(ctx(), all.slice(0, first.dim(0)), first);
+  ops::copy_(ctx(), all.slice(first.dim(0), all.dim(0)), second);
+  return all;
 }
 
 Tensor Runner::forward(std::span<const Chunk> chunks) {
   arena_.reset();
-  const Batch b = batch(chunks);
-  const Tensor logits = model_.forward(ctx(), b, kv_.layers());
-  CHECK(logits.rank == 2 && logits.dim(0) == b.logit_rows.dim(0), "{} logit rows wanted, got {}", b.logit_rows.dim(0),
-        logits.describe());
+  const Tensor logits = stream_ ? forward_in_parts(chunks) : run(chunks, prompt_inputs_);
   for (const Chunk& c : chunks) {
     Sequence& s = *c.sequence;
     s.cached += c.tokens;
@@ -143,15 +183,24 @@ Tensor Runner::forward(std::span<const Chunk> chunks) {
   return logits;
 }
 
-Tap float_tap(std::function<void(std::string_view, const float*, const int64_t*, int)> user) {
+Tap float_tap(const UserTap& user, Stream stream) {
   if (!user) return {};
-  return [user = std::move(user)](std::string_view name, const Tensor& value) {
+  return [user, stream](std::string_view name, const Tensor& value) {
+    Tensor host = value;
+    std::vector<std::byte> copy;
+    if (stream) {
+      CHECK(value.contiguous(), "{}: {} is not contiguous", name, value.describe());
+      copy.resize(value.bytes());
+      device::copy(copy.data(), value.data, value.bytes(), stream);
+      device::synchronize(stream);
+      host.data = copy.data();
+    }
     std::vector<float> data(static_cast<size_t>(value.numel()));
     std::array<int64_t, kMaxRank> index{};
     for (float& out : data) {
       int64_t offset = 0;
       for (size_t a = 0; a < static_cast<size_t>(value.rank); ++a) offset += index[a] * value.stride[a];
-      out = element(value, offset);
+      out = element(host, offset);
       for (size_t a = static_cast<size_t>(value.rank); a-- > 0;) {
         if (++index[a] < value.shape[a]) break;
         index[a] = 0;

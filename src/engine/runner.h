@@ -4,35 +4,46 @@
 #include <span>
 
 #include "engine/scheduler.h"
+#include "engine/step_inputs.h"
 
 namespace saccade {
 
+using UserTap = std::function<void(std::string_view, const float*, const int64_t*, int)>;  // EngineOptions::on_tap
+
+// Gives the user values as contiguous float32, from the device's memory where there is a stream. Empty for no user.
+Tap float_tap(const UserTap& user, Stream stream = nullptr);
+
 class Runner {
  public:
-  // `on_tap` may be empty.
-  Runner(const Model& model, KvCache& kv, ThreadPool& pool, Tap on_tap)
-      : model_(model), kv_(kv), pool_(pool), on_tap_(std::move(on_tap)) {}
+  // `tap` may be empty.
+  Runner(const Model& model, KvCache& kv, ThreadPool& pool, Memory memory, const UserTap& tap);
+  ~Runner();
 
   // Runs the vision tower for media whose first token lies in the chunk; with `ahead`, for as many that follow in the
   // request as make a batch. Throws what the model throws.
   void encode_media(const Chunk& chunk, bool ahead);
 
-  // One forward of all chunks -> logits [R,V], a row for each chunk that reaches the end of its sequence, in their
-  // order; valid until the next call. When it throws, the sequences are as they were.
+  // All chunks through the model -> logits [R,V], a row for each chunk that reaches the end of its sequence, in their
+  // order; valid until the next call. On a CUDA device the logits are there, and decodes and prompts go one after the
+  // other, each by its own kernels. When it throws, the sequences are as they were.
   Tensor forward(std::span<const Chunk> chunks);
 
+  Ctx ctx() { return {pool_, arena_, on_tap_ ? &on_tap_ : nullptr, stream_, &kept_}; }
+
  private:
-  Ctx ctx() { return {pool_, arena_, on_tap_ ? &on_tap_ : nullptr}; }
-  Batch batch(std::span<const Chunk> chunks);
+  Batch batch(std::span<const Chunk> chunks, StepInputs& inputs);
+  Tensor run(std::span<const Chunk> chunks, StepInputs& inputs);
+  Tensor forward_in_parts(std::span<const Chunk> chunks);
 
   const Model& model_;
   KvCache& kv_;
   ThreadPool& pool_;
+  Memory memory_;
+  Stream stream_ = nullptr;
   Tap on_tap_;
   Arena arena_;
+  Buffer kept_;
+  StepInputs decode_inputs_, prompt_inputs_;
 };
-
-// A tap for EngineOptions::on_tap: values as contiguous float32.
-Tap float_tap(std::function<void(std::string_view, const float*, const int64_t*, int)> user);
 
 }  // namespace saccade

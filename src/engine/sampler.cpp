@@ -51,7 +51,7 @@ size_t argmax(std::span<const float> x) {
   for (; i < x.size(); ++i) take(0, x[i]);
   const float max = *std::max_element(most.begin(), most.end());
   if (max == -kInfinity || std::any_of(bad.begin(), bad.end(), [](uint32_t b) { return b != 0; }))
-    fail("the model's logits are not finite");
+    fail(kBadLogits);
   return static_cast<size_t>(std::find(x.begin(), x.end(), max) - x.begin());
 }
 
@@ -143,8 +143,11 @@ Sampling resolve_sampling(const SamplingParams& p, const GenerationDefaults& d) 
 
 void TokenSet::add(int32_t id) {
   const auto i = static_cast<size_t>(id);
-  if (i >= present_.size() || present_[i]) return;
-  present_[i] = true;
+  if (i / 32 >= words_.size()) return;
+  uint32_t& word = words_[i / 32];
+  const uint32_t bit = uint32_t{1} << (i % 32);
+  if (word & bit) return;
+  word |= bit;
   ids_.push_back(id);
 }
 

@@ -30,18 +30,21 @@ Sampling resolve_sampling(const SamplingParams& params, const GenerationDefaults
 // Distinct ids of a sequence, for the repetition penalty.
 class TokenSet {
  public:
-  explicit TokenSet(int64_t vocab) : present_(static_cast<size_t>(vocab)) {}
+  explicit TokenSet(int64_t vocab) : words_((static_cast<size_t>(vocab) + 31) / 32) {}
   void add(int32_t id);
   std::span<const int32_t> ids() const { return ids_; }
+  std::span<const uint32_t> words() const { return words_; }  // a bit for each id
 
  private:
-  std::vector<bool> present_;
+  std::vector<uint32_t> words_;
   std::vector<int32_t> ids_;
 };
 
 // Uniform in [0, 1), a function of its arguments alone: Philox4x32-10 (Salmon et al., SC 2011) with the seed as key
 // and the position as counter.
 double uniform(uint64_t seed, uint64_t position);
+
+inline constexpr const char* kBadLogits = "the model's logits are not finite";
 
 class Sampler {
  public:

@@ -84,7 +84,8 @@ class Model {
   // decides how many it takes at a time.
   virtual Tensor encode(const Ctx& c, std::span<const VisionInput* const> inputs) const = 0;
 
-  // One step: -> F32 logits [R, V] in ctx.arena. kv_layers[l] is [pages, 64 * values_per_token].
+  // One step: -> F32 logits [R, V] in ctx.arena. kv_layers[l] is [pages, 64 * values_per_token]. On a CUDA device the
+  // sequences of a step all generate or all read their prompts.
   virtual Tensor forward(const Ctx& c, const Batch& batch, const std::vector<Tensor>& kv_layers) const = 0;
 
   // Boxes that an answer names, on the last of `pictures`; none without a picture. `text` may be anything, cut off
@@ -101,6 +102,7 @@ struct ModelOptions {
   std::string synthetic;  // name of published shapes
   uint64_t seed = 0;
   DType dtype = DType::kBF16;
+  Memory memory = Memory::kHost;  // kCuda: weights and work on the current device
   std::function<void(double fraction, std::string_view what)> on_progress;
 };
 
@@ -112,6 +114,8 @@ struct ModelSummary {
   ModelInfo info;
   KvLayout kv;
   size_t weight_bytes = 0;
+  bool cuda = false;             // the model runs on CUDA devices too,
+  size_t cuda_weight_bytes = 0;  // where its weights take this much
   bool mapped = false;       // weights are used where the files are mapped,
   ConvertedBytes converted;  // but for these
   size_t vision_workspace = 0;

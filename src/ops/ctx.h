@@ -16,6 +16,11 @@ struct Ctx {
   ThreadPool& pool;
   Arena& arena;  // outputs of ops live here
   const Tap* on_tap = nullptr;
+  // On a CUDA device: arena and all tensors are in its memory, and ops queue their work on the stream.
+  Stream stream = nullptr;
+  Buffer* kept = nullptr;  // memory that an op keeps from step to step
+
+  bool cuda() const { return stream != nullptr; }
 
   void tap(std::string_view name, const Tensor& value) const {
     if (on_tap) (*on_tap)(name, value);

@@ -1,14 +1,34 @@
 #include "kernels/cpu/linear.h"
 
+#include "kernels/cuda/linear.h"
+#include "ops/cuda.h"
 #include "ops/ops.h"
 #include "tensor/expect.h"
 
 namespace saccade::ops {
 namespace {
 
+constexpr int64_t kStripBlock = 64;  // columns
+
+// By the kernel of the device.
+void product(const Ctx& c, const Tensor& x, const Weight& w, const Tensor& y, cpu::LinearOut out,
+             [[maybe_unused]] cuda::LinearOut cuda_out) {
+  if constexpr (kCuda) {
+    if (c.cuda()) return cuda::linear(c.stream, x, w, y, cuda_out);
+  }
+  cpu::linear(c.pool, c.arena, x, w, y, out);
+}
+
 // x [T,K] and w [N,K]; binds T, N and K.
 void check(const Tensor& x, const Weight& w, Dim& t, Dim& n, Dim& k) {
   expect(x, "x").shape(t, k).dtype(DType::kF32, DType::kBF16).contiguous();
+  if (w.format == Weight::Format::kStrips) {
+    // Padding of gate | up passes on to the next matrix, which has zeros for it.
+    CHECK(x.dtype == DType::kBF16 && k >= w.cols() && k <= w.data[0].dim(1) * kStripBlock, "w: [{}, {}] for x of {}",
+          w.rows(), w.cols(), x.describe());
+    n.size = w.rows();
+    return;
+  }
   CHECK(w.parts >= 1 && w.parts <= Weight::kMaxParts, "w: {} parts", w.parts);
   const DType dtype = w.data[0].dtype;
   CHECK(dtype == DType::kBF16 || (dtype == DType::kF32 && x.dtype == DType::kF32), "w: {} for x of {}",
@@ -21,6 +41,10 @@ void check(const Tensor& x, const Weight& w, Dim& t, Dim& n, Dim& k) {
 }
 
 void check_gate_up(const Weight& w) {
+  if (w.format == Weight::Format::kStrips) {
+    CHECK(w.order == Weight::RowOrder::kGateUp, "w: rows of gate and up in pairs expected");
+    return;
+  }
   CHECK(w.parts == 2 && w.data[0].dim(0) == w.data[1].dim(0), "w: gate | up expected, {} parts, {} rows", w.parts,
         w.rows());
 }
@@ -51,7 +75,7 @@ Tensor linear(const Ctx& c, const Tensor& x, const Weight& w) {
   Dim t{"T"}, n{"N"}, k{"K"};
   check(x, w, t, n, k);
   Tensor y = c.arena.tensor(x.dtype, {t, n});
-  cpu::linear(c.pool, c.arena, x, w, y, cpu::LinearOut::kStore);
+  product(c, x, w, y, cpu::LinearOut::kStore, cuda::LinearOut::kStore);
   return y;
 }
 
@@ -59,7 +83,7 @@ void linear_add_(const Ctx& c, const Tensor& h, const Tensor& x, const Weight& w
   Dim t{"T"}, n{"N"}, k{"K"};
   check(x, w, t, n, k);
   expect(h, "h").shape(t, n).dtype(x.dtype).contiguous();
-  cpu::linear(c.pool, c.arena, x, w, h, cpu::LinearOut::kAdd);
+  product(c, x, w, h, cpu::LinearOut::kAdd, cuda::LinearOut::kAdd);
 }
 
 Tensor gate_up_silu(const Ctx& c, const Tensor& x, const Weight& w) {
@@ -67,7 +91,7 @@ Tensor gate_up_silu(const Ctx& c, const Tensor& x, const Weight& w) {
   check(x, w, t, n, k);
   check_gate_up(w);
   Tensor y = c.arena.tensor(x.dtype, {t, n / 2});
-  cpu::linear(c.pool, c.arena, x, w, y, cpu::LinearOut::kGateUpSilu);
+  product(c, x, w, y, cpu::LinearOut::kGateUpSilu, cuda::LinearOut::kGateUpSilu);
   return y;
 }
 
@@ -75,6 +99,7 @@ Tensor grouped_linear(const Ctx& c, const Tensor& x, const Routes& routes, std::
   Dim t{"T*k"}, n{"N"}, k{"K"};
   check(x, routes, experts, x.dim(0), t, n, k);
   Tensor y = c.arena.tensor(x.dtype, {t, n});
+  cpu_only(c, "grouped_linear");
   cpu::grouped_linear(c.pool, c.arena, x, {}, routes.offsets, experts, y, cpu::LinearOut::kStore);
   return y;
 }
@@ -85,6 +110,7 @@ Tensor grouped_gate_up_silu(const Ctx& c, const Tensor& x, const Routes& routes,
   check(x, routes, experts, choices, t, n, k);
   for (const Weight& w : experts) check_gate_up(w);
   Tensor y = c.arena.tensor(x.dtype, {choices, n / 2});
+  cpu_only(c, "grouped_gate_up_silu");
   cpu::grouped_linear(c.pool, c.arena, x, routes.tokens, routes.offsets, experts, y, cpu::LinearOut::kGateUpSilu);
   return y;
 }
@@ -93,7 +119,7 @@ Tensor logits(const Ctx& c, const Tensor& x, const Weight& w) {
   Dim t{"T"}, n{"V"}, k{"K"};
   check(x, w, t, n, k);
   Tensor y = c.arena.tensor(DType::kF32, {t, n});
-  cpu::linear(c.pool, c.arena, x, w, y, cpu::LinearOut::kFloat);
+  product(c, x, w, y, cpu::LinearOut::kFloat, cuda::LinearOut::kFloat);
   return y;
 }
 

@@ -6,11 +6,16 @@
 
 #include <span>
 
+#include "kernels/cuda/decode.h"
+#include "kernels/cuda/sampling.h"
 #include "ops/ctx.h"
 #include "ops/paged_kv.h"
 #include "tensor/weight.h"
 
 namespace saccade::ops {
+
+// The values of a host tensor where ops can use them: itself, or a copy in the memory of the device.
+Tensor upload(const Ctx& c, const Tensor& host);
 
 // y[t] = table[ids[t]] in `dtype`. table [V,D], ids [T] I32 (0 <= id < V, checked by the caller) -> [T,D].
 Tensor embed(const Ctx& c, const Tensor& table, const Tensor& ids, DType dtype);
@@ -76,9 +81,43 @@ Tensor paged_attention(const Ctx& c, const Tensor& q, const Tensor& kv_layer, co
 // Turns q and k of qkv [P,3,H,Dh] in place by cos_sin [P,2,Dh/2], in float, rounded once.
 void vision_rope_(const Ctx& c, const Tensor& qkv, const Tensor& cos_sin);
 
+// Segments of rows, as far as an op needs to know them before it looks at the device.
+struct Segments {
+  Tensor offsets;       // [n+1] I32: segment i is rows [offsets[i], offsets[i+1])
+  int64_t longest = 0;  // rows of any segment
+};
+
+// segment_attention after vision_rope_. qkv may be overwritten.
+Tensor vision_attention(const Ctx& c, const Tensor& qkv, const Tensor& cos_sin, const Segments& segments, float scale);
+
 // Full attention inside each segment [cu_seqlens[i], cu_seqlens[i+1]) of the P rows: qkv [P,3,H,Dh],
 // cu_seqlens [n+1] I32 -> [P, H*Dh].
 Tensor segment_attention(const Ctx& c, const Tensor& qkv, const Tensor& cu_seqlens, float scale);
+
+// A dense decoder over the paged cache, as Qwen2.5, Llama and kin have it:
+//   h += attention(qkv(norm(h))) W_o^T;  h += gate_up_silu(norm(h)) W_down^T;  logits of norm(h)
+using cuda::DecoderLayer;  // its norms and weights
+struct Decoder {
+  std::span<const DecoderLayer> layers;
+  std::span<const Tensor> kv_layers;  // [pages, 2, K, 64, Dh] of each layer
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  float eps = 0;
+  Tensor norm;  // [D]
+  Weight head;  // [V,D]
+};
+
+// Layer i over h [T,D] in place, made of the ops above; cos_sin [T,2,Dh/2].
+void decoder_layer_(const Ctx& c, const Decoder& d, size_t i, const PagedKv& kv, const Tensor& cos_sin,
+                    const Tensor& h);
+// All layers and the logits F32 [B,V] of a step in which every sequence generates one token, fused for a few sequences.
+// Only where fuses_decode() says so: on a CUDA device. h [B,D] is overwritten.
+bool fuses_decode(const Ctx& c, const Decoder& d, const PagedKv& kv, int64_t rows);
+Tensor decode(const Ctx& c, const Decoder& d, const PagedKv& kv, const Tensor& cos_sin, const Tensor& h);
+
+// The next token of each row of logits [R,V] F32 -> ids [R] I32, on a CUDA device (kernels/cuda/sampling.h). rows
+// [R, bytes of SampleRow] U8, seen [n, ceil(V/32)] I32 bitmaps that rows name.
+using cuda::SampleRow;
+Tensor sample(const Ctx& c, const Tensor& logits, const Tensor& rows, const Tensor& seen, bool all_greedy);
 
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Every head of a query has N plain values
 // and R that turn with the position; the cache holds C + R values a token: the latent c, from which the keys and values

@@ -3,10 +3,19 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/cuda/rows.h"
+#include "ops/cuda.h"
 #include "ops/ops.h"
 #include "tensor/expect.h"
 
 namespace saccade::ops {
+
+Tensor upload(const Ctx& c, const Tensor& host) {
+  if (!c.cuda()) return host;
+  const Tensor y = c.arena.tensor(host.dtype, {host.shape.data(), static_cast<size_t>(host.rank)});
+  device::copy(y.data, host.data, host.bytes(), c.stream);
+  return y;
+}
 
 Tensor embed(const Ctx& c, const Tensor& table, const Tensor& ids, DType dtype) {
   Dim v{"V"}, d{"D"}, t{"T"};
@@ -14,13 +23,17 @@ Tensor embed(const Ctx& c, const Tensor& table, const Tensor& ids, DType dtype) 
   expect(ids, "ids").shape(t).dtype(DType::kI32).contiguous();
   Tensor y = c.arena.tensor(dtype, {t, d});
   expect(y, "y").dtype(DType::kF32, DType::kBF16);
+  if constexpr (kCuda) {
+    if (c.cuda()) return cuda::embed(c.stream, table, ids, y), y;
+  }
   cpu::embed(c.pool, table, ids, y);
   return y;
 }
 
-void copy_(const Ctx&, const Tensor& to, const Tensor& from) {
+void copy_(const Ctx& c, const Tensor& to, const Tensor& from) {
   CHECK(to.contiguous() && from.contiguous() && to.dtype == from.dtype && to.numel() == from.numel(), "{} from {}",
         to.describe(), from.describe());
+  if (c.cuda()) return device::copy(to.data, from.data, to.bytes(), c.stream);
   std::memcpy(to.data, from.data, to.bytes());
 }
 
@@ -29,6 +42,9 @@ Tensor gather_rows(const Ctx& c, const Tensor& x, const Tensor& index) {
   expect(x, "x").shape(n, d).contiguous();
   expect(index, "index").shape(m).dtype(DType::kI32).contiguous();
   Tensor y = c.arena.tensor(x.dtype, {m, d});
+  if constexpr (kCuda) {
+    if (c.cuda()) return cuda::gather_rows(c.stream, x, index, y), y;
+  }
   cpu::gather_rows(c.pool, x, index, y);
   return y;
 }
@@ -38,6 +54,9 @@ Tensor rms_norm(const Ctx& c, const Tensor& x, const Tensor& w, float eps) {
   expect(x, "x").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
   expect(w, "w").shape(d).dtype(x.dtype).contiguous();
   Tensor y = c.arena.tensor(x.dtype, {t, d});
+  if constexpr (kCuda) {
+    if (c.cuda()) return cuda::rms_norm(c.stream, x, w, eps, y), y;
+  }
   cpu::rms_norm(c.pool, x, w, eps, y);
   return y;
 }
@@ -48,6 +67,7 @@ Tensor layer_norm(const Ctx& c, const Tensor& x, const Tensor& w, const Tensor& 
   expect(w, "w").shape(d).dtype(x.dtype).contiguous();
   expect(b, "b").shape(d).dtype(x.dtype).contiguous();
   Tensor y = c.arena.tensor(x.dtype, {t, d});
+  cpu_only(c, "layer_norm");
   cpu::layer_norm(c.pool, x, w, b, eps, y);
   return y;
 }
@@ -56,6 +76,9 @@ Tensor gelu(const Ctx& c, const Tensor& x) {
   Dim t{"T"}, d{"D"};
   expect(x, "x").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
   Tensor y = c.arena.tensor(x.dtype, {t, d});
+  if constexpr (kCuda) {
+    if (c.cuda()) return cuda::gelu(c.stream, x, y), y;
+  }
   cpu::gelu(c.pool, x, y);
   return y;
 }
@@ -64,6 +87,7 @@ Tensor gelu_tanh(const Ctx& c, const Tensor& x) {
   Dim t{"T"}, d{"D"};
   expect(x, "x").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
   Tensor y = c.arena.tensor(x.dtype, {t, d});
+  cpu_only(c, "gelu_tanh");
   cpu::gelu_tanh(c.pool, x, y);
   return y;
 }
@@ -73,6 +97,7 @@ void add_rows_(const Ctx& c, const Tensor& h, const Tensor& rows) {
   expect(h, "h").shape(t, d).dtype(DType::kF32, DType::kBF16).contiguous();
   expect(rows, "rows").shape(n, d).dtype(h.dtype).contiguous();
   CHECK(n > 0 && t % n == 0, "{} rows to add to {}", n.size, t.size);
+  cpu_only(c, "add_rows_");
   cpu::add_rows(c.pool, h, rows);
 }
 
@@ -81,6 +106,7 @@ Tensor unfold(const Ctx& c, const Tensor& x, int64_t k) {
   expect(x, "x").shape(n, h, w, d).dtype(DType::kF32, DType::kBF16).contiguous();
   CHECK(k > 0, "k {}", k);
   Tensor y = c.arena.tensor(x.dtype, {n, (h + k - 1) / k, (w + k - 1) / k, d * k * k});
+  cpu_only(c, "unfold");
   cpu::unfold(c.pool, x, k, y);
   return y;
 }
@@ -93,6 +119,9 @@ Tensor rope_table(const Ctx& c, const Tensor& positions, std::span<const int64_t
   CHECK(std::accumulate(sections.begin(), sections.end(), int64_t{0}) == head_dim / 2, "sections {} do not sum to {}",
         shape_text(sections), head_dim / 2);
   Tensor y = c.arena.tensor(DType::kF32, {t, 2, head_dim / 2});
+  if constexpr (kCuda) {
+    if (c.cuda()) return cuda::rope_table(c.stream, positions, sections, theta, y), y;
+  }
   cpu::rope_table(c.pool, positions, sections, theta, dtype, y);
   return y;
 }
@@ -102,6 +131,9 @@ Tensor vision_rope_table(const Ctx& c, const Tensor& positions, double theta, in
   expect(positions, "positions").shape(2, p).dtype(DType::kI32).contiguous();
   CHECK(head_dim > 0 && head_dim % 4 == 0, "head_dim {}", head_dim);
   Tensor y = c.arena.tensor(DType::kF32, {p, 2, head_dim / 2});
+  if constexpr (kCuda) {
+    if (c.cuda()) return cuda::vision_rope_table(c.stream, positions, theta, y), y;
+  }
   cpu::vision_rope_table(c.pool, positions, theta, y);
   return y;
 }
@@ -114,6 +146,9 @@ Tensor qkv_rope_append(const Ctx& c, const Tensor& qkv, const Tensor& cos_sin, c
   expect(cos_sin, "cos_sin").shape(t, 2, dh / 2).dtype(DType::kF32).contiguous();
   expect(kv.slots, "slots").shape(t).dtype(DType::kI32).contiguous();
   Tensor q = c.arena.tensor(qkv.dtype, {t, heads, dh});
+  if constexpr (kCuda) {
+    if (c.cuda()) return cuda::qkv_rope_append(c.stream, qkv, cos_sin, kv.slots, kv_layer, q), q;
+  }
   cpu::qkv_rope_append(c.pool, qkv, cos_sin, kv.slots, kv_layer, q);
   return q;
 }
@@ -122,6 +157,7 @@ void vision_rope_(const Ctx& c, const Tensor& qkv, const Tensor& cos_sin) {
   Dim p{"P"}, h{"H"}, dh{"Dh"};
   expect(qkv, "qkv").shape(p, 3, h, dh).dtype(DType::kF32, DType::kBF16).contiguous();
   expect(cos_sin, "cos_sin").shape(p, 2, dh / 2).dtype(DType::kF32).contiguous();
+  cpu_only(c, "vision_rope_");
   cpu::vision_rope(c.pool, qkv, cos_sin);
 }
 

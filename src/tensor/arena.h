@@ -5,15 +5,17 @@
 #include <span>
 #include <vector>
 
+#include "tensor/device.h"
 #include "tensor/tensor.h"
 
 namespace saccade {
 
-// 64-byte aligned, uninitialised. Large buffers ask for huge pages. Throws Error when memory is exhausted.
+// At least 64-byte aligned, uninitialised. Large buffers of the host ask for huge pages. Throws Error when memory is
+// exhausted.
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes);
+  explicit Buffer(size_t bytes, Memory memory = Memory::kHost);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -26,15 +28,17 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  Memory memory_ = Memory::kHost;
 };
 
 // Bump allocator. Memory is never returned to the system between steps, so addresses are stable and the loop does
 // not allocate once it has seen its largest step. Not thread-safe: one arena per thread of control.
 class Arena {
  public:
-  explicit Arena(size_t block_bytes = size_t{16} << 20) : block_bytes_(block_bytes) {}
+  explicit Arena(size_t block_bytes = size_t{16} << 20, Memory memory = Memory::kHost)
+      : block_bytes_(block_bytes), memory_(memory) {}
 
-  void* allocate(size_t bytes);  // 64-byte aligned
+  void* allocate(size_t bytes);  // 64-byte aligned; 256-byte aligned in CUDA memory
   Tensor tensor(DType dtype, std::span<const int64_t> shape);
   Tensor tensor(DType dtype, std::initializer_list<int64_t> shape) {
     return tensor(dtype, std::span<const int64_t>(shape.begin(), shape.size()));
@@ -62,6 +66,7 @@ class Arena {
 
  private:
   size_t block_bytes_;
+  Memory memory_;
   std::vector<Buffer> blocks_;
   size_t current_ = 0;  // block in use
   size_t used_ = 0;     // bytes of it

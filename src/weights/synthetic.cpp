@@ -63,6 +63,11 @@ class Synthetic : public WeightSource {
   std::vector<StoredTensor> list() const override { return {}; }
   std::string describe() const override { return name_; }
   size_t owned_bytes() const override { return bytes_; }
+  void forget() override {
+    made_.clear();
+    arena_.reset();
+    bytes_ = 0;
+  }
 
  private:
   void fill(const Tensor& tensor, std::string_view name) const {

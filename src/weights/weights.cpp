@@ -74,9 +74,13 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 Weights::Weights(std::unique_ptr<WeightSource> source, DType dtype,
-                 std::vector<std::pair<std::string, std::string>> aliases)
+                 std::vector<std::pair<std::string, std::string>> aliases, Memory memory)
     : source_(std::move(source)), dtype_(dtype), aliases_(std::move(aliases)) {
   CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "weights in {}", dtype_name(dtype));
+  if (memory == Memory::kCuda) {
+    CHECK(dtype == DType::kBF16, "weights in {} on a device", dtype_name(dtype));
+    uploader_ = std::make_unique<Uploader>();
+  }
   source_->read_ahead();
 }
 
@@ -160,15 +164,47 @@ Tensor Weights::materialise(const StoredTensor& stored, std::span<const int64_t>
 }
 
 Tensor Weights::tensor(const std::string& name, std::initializer_list<int64_t> shape) {
-  return materialise(find(name, shape), shape, dtype_);
+  const Tensor host = materialise(find(name, shape), shape, dtype_);
+  return uploader_ ? on_device(host) : host;
 }
 
 Tensor Weights::table(const std::string& name, std::initializer_list<int64_t> shape) {
   const StoredTensor stored = find(name, shape);
-  return materialise(stored, shape, stays_as(stored));
+  const Tensor host = materialise(stored, shape, stays_as(stored));
+  return uploader_ ? on_device(host) : host;
+}
+
+Tensor Weights::on_device(const Tensor& host) {
+  const Tensor t = uploader_->tensor(host);
+  forget();
+  return t;
+}
+
+void Weights::forget() {
+  owned_.clear();
+  source_->forget();
+}
+
+void Weights::finish() {
+  if (!uploader_) return;
+  uploader_->finish();
+  forget();
 }
 
 Weight Weights::linear(std::initializer_list<Part> parts, int64_t cols, bool bias) {
+  return assemble({parts.begin(), parts.size()}, cols, bias, Weight::RowOrder::kPlain, 0);
+}
+
+Weight Weights::qkv(const Part& q, const Part& k, const Part& v, int64_t head_dim, int64_t cols, bool bias) {
+  return assemble(std::array{q, k, v}, cols, bias, Weight::RowOrder::kRope, head_dim);
+}
+
+Weight Weights::gate_up(const std::string& gate, const std::string& up, int64_t rows, int64_t cols, bool bias) {
+  return assemble(std::array<Part, 2>{Part{gate, rows}, {up, rows}}, cols, bias, Weight::RowOrder::kGateUp, 0);
+}
+
+Weight Weights::assemble(std::span<const Part> parts, int64_t cols, bool bias, Weight::RowOrder order,
+                         int64_t head_dim) {
   CHECK(parts.size() >= 1 && parts.size() <= Weight::kMaxParts, "{} parts", parts.size());
   std::array<StoredTensor, Weight::kMaxParts> matrix, vector;
   DType dtype = DType::kBF16;
@@ -186,11 +222,16 @@ Weight Weights::linear(std::initializer_list<Part> parts, int64_t cols, bool bia
     weight.data[p] = materialise(matrix[p], std::array{part.rows, cols}, dtype);
     if (bias) weight.bias[p] = materialise(vector[p], std::array{part.rows}, dtype);
   }
+  if (uploader_) {
+    weight = uploader_->strips({weight.data.data(), parts.size()}, {weight.bias.data(), bias ? parts.size() : 0}, order,
+                               head_dim);
+    forget();
+  }
   return weight;
 }
 
 size_t Weights::owned_bytes() const {
-  size_t total = source_->owned_bytes();
+  size_t total = source_->owned_bytes() + (uploader_ ? uploader_->bytes() : 0);
   for (const auto& [stored, buffer] : owned_) total += buffer.size();
   return total;
 }

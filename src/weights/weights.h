@@ -14,6 +14,7 @@
 
 #include "tensor/arena.h"
 #include "tensor/weight.h"
+#include "weights/upload.h"
 
 namespace saccade {
 
@@ -38,6 +39,7 @@ class WeightSource {
   virtual std::string describe() const = 0;            // folder or name, for errors
   virtual size_t owned_bytes() const = 0;              // memory of our own: not what is mapped from files
   virtual void read_ahead() {}                         // starts to read what is mapped in the background
+  virtual void forget() {}                             // lets go what it made; tensors that it gave before end
 };
 
 // Of tensors that Weights of arithmetic `dtype` cannot use where they are mapped: bytes in the files, and bytes in
@@ -61,8 +63,9 @@ class Weights {
   // (BF16 always; F32 when dtype is F32); all else (F16, F32 with BF16 arithmetic, data at an odd address) is converted
   // or copied into memory owned here.
   // `aliases`: (canonical prefix, prefix some checkpoints use instead), tried in order. Starts source->read_ahead().
+  // With Memory::kCuda everything is in the memory of the current device, matrices in the layout of its kernels.
   Weights(std::unique_ptr<WeightSource> source, DType dtype,
-          std::vector<std::pair<std::string, std::string>> aliases = {});
+          std::vector<std::pair<std::string, std::string>> aliases = {}, Memory memory = Memory::kHost);
 
   // All of these throw Error: for a missing tensor with the nearest names, for another shape or dtype with both.
   bool contains(std::string_view name) const;
@@ -78,13 +81,23 @@ class Weights {
   // Row blocks of one logical matrix [sum rows, cols]; each part has a bias or none has. All parts and biases come in
   // one dtype. A stored convolution kernel [rows, a, b, ...] counts as [rows, a * b * ...].
   Weight linear(std::initializer_list<Part> parts, int64_t cols, bool bias);
+  // Query, key and value rows of an attention whose heads of `head_dim` turn in half-split pairs.
+  Weight qkv(const Part& q, const Part& k, const Part& v, int64_t head_dim, int64_t cols, bool bias);
+  // Gate and up rows of a gated feed-forward, `rows` each.
+  Weight gate_up(const std::string& gate, const std::string& up, int64_t rows, int64_t cols, bool bias);
+
+  // Nothing more is asked for: on a device, lets go what of the host was needed to get there.
+  void finish();
 
   // From now on calls back with the share of `total_bytes` that was asked for.
   void report_progress(size_t total_bytes, std::function<void(double share)> on_progress);
 
-  size_t owned_bytes() const;  // memory of our own, without what is mapped from files
+  size_t owned_bytes() const;  // memory of our own, of the device's too, without what is mapped from files
 
  private:
+  Weight assemble(std::span<const Part> parts, int64_t cols, bool bias, Weight::RowOrder order, int64_t head_dim);
+  Tensor on_device(const Tensor& host);
+  void forget();  // of the host, what has been read into staging memory
   StoredTensor find(const std::string& name, std::span<const int64_t> shape);
   DType stays_as(const StoredTensor& stored) const;  // the dtype that a matrix is used in
   Tensor materialise(const StoredTensor& stored, std::span<const int64_t> shape, DType dtype);
@@ -97,6 +110,7 @@ class Weights {
   size_t total_bytes_ = 0, found_bytes_ = 0;
   std::function<void(double)> on_progress_;
   std::map<std::pair<const std::byte*, DType>, Buffer> owned_;  // by stored data: a tied matrix is converted once
+  std::unique_ptr<Uploader> uploader_;                          // of a device
 };
 
 }  // namespace saccade

@@ -21,9 +21,9 @@ void vision_rope_table(Stream stream, const Tensor& positions, double theta, con
 // kv_layer [pages,2,K,64,Dh] at `slots`, in the page layout of layout.h.
 void qkv_rope_append(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& slots,
                      const Tensor& kv_layer, const Tensor& q);
-// Row-major w [N,K] BF16, row n of which goes to row `to` of strips: to = first + n for kPlain; for a paired order, row
-// n of the first or second half of its group. out [strips, blocks, 1024]. What no row fills must be zeroed before.
-//   group 0: plain. Else rows come in groups of `group` source rows (halves of group / 2 that pair with each other).
+// Row n of w [N,K] BF16 is row r = first + n of a fused matrix and goes to strips out [strips, blocks, 1024]: to row r
+// where group is 0; else rows come in groups, whose halves pair with each other: r goes to row r - r % group +
+// paired_row(r % group % (group / 2), r % group / (group / 2)). What no row fills must be zeroed before.
 void to_strips(Stream stream, const Tensor& w, int64_t first, int64_t group, const Tensor& out);
 
 }  // namespace saccade::cuda

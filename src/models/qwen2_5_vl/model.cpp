@@ -109,6 +109,7 @@ class QwenModel final : public Model {
     check_token("<|image_pad|>", config.image_token);
     check_token("<|video_pad|>", config.video_token);
     info_.weight_bytes_per_token = static_cast<int64_t>(text_.bytes_per_token());
+    weights_.finish();
   }
 
   const ModelInfo& info() const override { return info_; }
@@ -147,7 +148,8 @@ class QwenModel final : public Model {
     for (const VisionInput* input : inputs) {
       const auto scratch = c.arena.scope();
       const Patches& p = static_cast<const VisionPatches*>(input)->patches;
-      ops::copy_(c, all.slice(at, at + input->tokens), vision_.forward(c, p.pixels, p.grid_t, p.grid_h, p.grid_w));
+      const Tensor pixels = ops::upload(c, p.pixels);
+      ops::copy_(c, all.slice(at, at + input->tokens), vision_.forward(c, pixels, p.grid_t, p.grid_h, p.grid_w));
       at += input->tokens;
     }
     return all;
@@ -246,7 +248,7 @@ std::unique_ptr<Model> load(const ModelOptions& options) {
   Tokenizer tokenizer =
       synthetic ? published_tokens(config) : Tokenizer::load((fs::path(options.path) / "tokenizer.json").string());
   Weights weights(synthetic ? synthetic_weights(options.synthetic, options.seed) : open_checkpoint(options.path),
-                  options.dtype, name_aliases());
+                  options.dtype, name_aliases(), options.memory);
   if (options.on_progress) {
     const size_t bytes = static_cast<size_t>(parameters(config)) * dtype_size(DType::kBF16);
     weights.report_progress(bytes, [report = options.on_progress](double share) { report(share, "weights"); });
@@ -262,6 +264,10 @@ ModelSummary inspect(const ModelOptions& options) {
   summary.config = config.to_json();
   summary.weight_bytes = static_cast<size_t>(summary.info.parameters) * dtype_size(DType::kBF16);
   if (options.synthetic.empty()) summary.describe_checkpoint(options);
+  summary.cuda = options.dtype == DType::kBF16;
+  summary.cuda_weight_bytes = static_cast<size_t>(summary.info.parameters) * dtype_size(DType::kBF16);
+  if (config.tie_embeddings)  // rows to look up, strips to multiply
+    summary.cuda_weight_bytes += static_cast<size_t>(config.vocab * config.hidden) * dtype_size(DType::kBF16);
   const PreprocessConfig preprocess = read_preprocess_config(options);
   const int64_t patches = preprocess.max_pixels / (config.vision.patch * config.vision.patch);
   summary.vision_workspace = VisionTower::workspace_bytes(config.vision, patches, options.dtype);

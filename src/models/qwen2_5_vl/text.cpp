@@ -1,7 +1,5 @@
 #include "models/qwen2_5_vl/text.h"
 
-#include <cmath>
-
 namespace saccade::qwen2_5_vl {
 
 TextModel::TextModel(const Config& config, DType dtype, Weights& weights) : config_(config), dtype_(dtype) {
@@ -11,24 +9,18 @@ TextModel::TextModel(const Config& config, DType dtype, Weights& weights) : conf
   for (int64_t i = 0; i < config.layers; ++i) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
     const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
-    Layer w;
+    ops::DecoderLayer w;
     w.attention_norm = weights.tensor(prefix + "input_layernorm.weight", {hidden});
     w.mlp_norm = weights.tensor(prefix + "post_attention_layernorm.weight", {hidden});
-    w.qkv = weights.linear(
-        {{attention + "q_proj", q_rows}, {attention + "k_proj", kv_rows}, {attention + "v_proj", kv_rows}}, hidden,
-        true);
+    w.qkv = weights.qkv({attention + "q_proj", q_rows}, {attention + "k_proj", kv_rows}, {attention + "v_proj", kv_rows},
+                        head_dim, hidden, true);
     w.output = weights.linear({{attention + "o_proj", hidden}}, q_rows, false);
-    w.gate_up = weights.linear({{mlp + "gate_proj", ffn}, {mlp + "up_proj", ffn}}, hidden, false);
+    w.gate_up = weights.gate_up(mlp + "gate_proj", mlp + "up_proj", ffn, hidden, false);
     w.down = weights.linear({{mlp + "down_proj", hidden}}, ffn, false);
     layers_.push_back(w);
   }
   norm_ = weights.tensor("model.norm.weight", {hidden});
-  if (config.tie_embeddings) {
-    head_.parts = 1;
-    head_.data[0] = embed_;
-  } else {
-    head_ = weights.linear({{"lm_head", config.vocab}}, hidden, false);
-  }
+  head_ = weights.linear({{config.tie_embeddings ? "model.embed_tokens" : "lm_head", config.vocab}}, hidden, false);
 }
 
 Tensor TextModel::forward(const Ctx& c, const Batch& batch, const std::vector<Tensor>& kv_layers) const {
@@ -40,36 +32,34 @@ Tensor TextModel::forward(const Ctx& c, const Batch& batch, const std::vector<Te
   c.tap("text.embed", h);
   const Tensor rope =
       ops::rope_table(c, batch.positions, config_.mrope_sections, config_.rope_theta, config_.head_dim(), dtype_);
+  std::vector<Tensor> cache;
+  for (const Tensor& t : kv_layers)
+    cache.push_back(t.reshaped({t.dim(0), 2, config_.kv_heads, kPageTokens, config_.head_dim()}));
+  const ops::Decoder decoder = {.layers = layers_,
+                                .kv_layers = cache,
+                                .heads = config_.heads,
+                                .kv_heads = config_.kv_heads,
+                                .head_dim = config_.head_dim(),
+                                .eps = static_cast<float>(config_.rms_eps),
+                                .norm = norm_,
+                                .head = head_};
+  if (ops::fuses_decode(c, decoder, batch.kv, h.dim(0))) return ops::decode(c, decoder, batch.kv, rope, h);
   for (size_t i = 0; i < layers_.size(); ++i) {
-    const Tensor kv_layer =
-        kv_layers[i].reshaped({kv_layers[i].dim(0), 2, config_.kv_heads, kPageTokens, config_.head_dim()});
-    layer(c, layers_[i], batch.kv, rope, kv_layer, h);
+    ops::decoder_layer_(c, decoder, i, batch.kv, rope, h);
     c.tap("text.layer", static_cast<int>(i), h);
   }
   if (batch.logit_rows.dim(0) == 0) return c.arena.tensor(DType::kF32, {0, config_.vocab});
   const Tensor last = ops::gather_rows(c, h, batch.logit_rows);
-  const Tensor x = ops::rms_norm(c, last, norm_, static_cast<float>(config_.rms_eps));
+  const Tensor x = ops::rms_norm(c, last, norm_, decoder.eps);
   c.tap("text.norm", x);
   const Tensor logits = ops::logits(c, x, head_);
   c.tap("text.logits", logits);
   return logits;
 }
 
-void TextModel::layer(const Ctx& c, const Layer& w, const PagedKv& kv, const Tensor& rope, const Tensor& kv_layer,
-                      const Tensor& hidden) const {
-  const auto scratch = c.arena.scope();
-  const auto eps = static_cast<float>(config_.rms_eps);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim()));
-  const Tensor qkv = ops::linear(c, ops::rms_norm(c, hidden, w.attention_norm, eps), w.qkv);
-  const Tensor q = ops::qkv_rope_append(c, qkv, rope, kv_layer, kv, config_.heads, config_.kv_heads);
-  ops::linear_add_(c, hidden, ops::paged_attention(c, q, kv_layer, kv, scale), w.output);
-  const Tensor gated = ops::gate_up_silu(c, ops::rms_norm(c, hidden, w.mlp_norm, eps), w.gate_up);
-  ops::linear_add_(c, hidden, gated, w.down);
-}
-
 size_t TextModel::bytes_per_token() const {
   size_t bytes = head_.bytes() + norm_.bytes();
-  for (const Layer& w : layers_) {
+  for (const ops::DecoderLayer& w : layers_) {
     for (const Weight* m : {&w.qkv, &w.output, &w.gate_up, &w.down}) bytes += m->bytes();
     bytes += w.attention_norm.bytes() + w.mlp_norm.bytes();
   }

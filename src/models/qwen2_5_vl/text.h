@@ -21,18 +21,10 @@ class TextModel {
   static size_t workspace_bytes(const Config& config, int64_t tokens, DType dtype);
 
  private:
-  struct Layer {
-    Tensor attention_norm, mlp_norm;
-    Weight qkv, output, gate_up, down;
-  };
-
-  void layer(const Ctx& c, const Layer& w, const PagedKv& kv, const Tensor& rope, const Tensor& kv_layer,
-             const Tensor& hidden) const;
-
   Config config_;
   DType dtype_;
   Tensor embed_;
-  std::vector<Layer> layers_;
+  std::vector<ops::DecoderLayer> layers_;
   Tensor norm_;
   Weight head_;
 };

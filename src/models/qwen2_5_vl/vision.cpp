@@ -60,7 +60,7 @@ VisionTower::VisionTower(const VisionConfig& config, Weights& weights) : config_
     b.norm2 = weights.tensor(prefix + "norm2.weight", {hidden});
     b.qkv = weights.linear({{prefix + "attn.qkv", 3 * hidden}}, hidden, true);
     b.proj = weights.linear({{prefix + "attn.proj", hidden}}, hidden, true);
-    b.gate_up = weights.linear({{prefix + "mlp.gate_proj", ffn}, {prefix + "mlp.up_proj", ffn}}, hidden, true);
+    b.gate_up = weights.gate_up(prefix + "mlp.gate_proj", prefix + "mlp.up_proj", ffn, hidden, true);
     b.down = weights.linear({{prefix + "mlp.down_proj", hidden}}, ffn, true);
     blocks_.push_back(b);
   }
@@ -75,32 +75,34 @@ Tensor VisionTower::forward(const Ctx& c, const Tensor& pixels, int64_t t, int64
   c.tap("vision.patches", pixels);
   Tensor x = ops::linear(c, pixels, patch_embed_);  // the convolution's stride is its kernel: a plain matmul
   c.tap("vision.patch_embed", x);
-  x = ops::gather_rows(c, x.reshaped({patches / unit, unit * hidden}), view(layout.window_order));
+  x = ops::gather_rows(c, x.reshaped({patches / unit, unit * hidden}), ops::upload(c, view(layout.window_order)));
   x = x.reshaped({patches, hidden});
 
   const Tensor positions(layout.positions.data(), DType::kI32, {2, patches});
-  const Tensor rope = ops::vision_rope_table(c, positions, kRopeTheta, config_.head_dim());
+  const Tensor rope = ops::vision_rope_table(c, ops::upload(c, positions), kRopeTheta, config_.head_dim());
+  const int64_t window = config_.window / config_.patch;
+  const ops::Segments windows{ops::upload(c, view(layout.window_offsets)), std::min(window * window, h * w)};
+  const ops::Segments frames{ops::upload(c, view(layout.frame_offsets)), h * w};
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    block(c, blocks_[i], x, rope, view(full_attention_[i] ? layout.frame_offsets : layout.window_offsets));
+    block(c, blocks_[i], x, rope, full_attention_[i] ? frames : windows);
     c.tap("vision.block", static_cast<int>(i), x);
   }
 
   x = ops::rms_norm(c, x, merger_norm_, kNormEps).reshaped({patches / unit, unit * hidden});
   x = ops::gelu(c, ops::linear(c, x, merger_up_));
   x = ops::linear(c, x, merger_down_);
-  x = ops::gather_rows(c, x, view(layout.inverse_order));
+  x = ops::gather_rows(c, x, ops::upload(c, view(layout.inverse_order)));
   c.tap("vision.merger", x);
   return x;
 }
 
 void VisionTower::block(const Ctx& c, const Block& b, const Tensor& hidden, const Tensor& rope,
-                        const Tensor& segments) const {
+                        const ops::Segments& segments) const {
   const auto scratch = c.arena.scope();
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim()));
   const Tensor qkv = ops::linear(c, ops::rms_norm(c, hidden, b.norm1, kNormEps), b.qkv)
                          .reshaped({hidden.dim(0), 3, config_.heads, config_.head_dim()});
-  ops::vision_rope_(c, qkv, rope);
-  ops::linear_add_(c, hidden, ops::segment_attention(c, qkv, segments, scale), b.proj);
+  ops::linear_add_(c, hidden, ops::vision_attention(c, qkv, rope, segments, scale), b.proj);
   const Tensor gated = ops::gate_up_silu(c, ops::rms_norm(c, hidden, b.norm2, kNormEps), b.gate_up);
   ops::linear_add_(c, hidden, gated, b.down);
 }

@@ -37,7 +37,8 @@ class VisionTower {
     Weight qkv, proj, gate_up, down;
   };
 
-  void block(const Ctx& c, const Block& b, const Tensor& hidden, const Tensor& rope, const Tensor& segments) const;
+  void block(const Ctx& c, const Block& b, const Tensor& hidden, const Tensor& rope,
+             const ops::Segments& segments) const;
 
   VisionConfig config_;
   Weight patch_embed_;

@@ -1,0 +1,52 @@
+// Where memory lies and work runs: the host, or a CUDA device. In a build without CUDA everything here says so.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+struct CUstream_st;
+
+namespace saccade {
+
+enum class Memory : uint8_t {
+  kHost,
+  kPinned,  // of the host, which a CUDA device reads and writes by itself
+  kCuda,    // of the CUDA device that is current
+};
+
+using Stream = CUstream_st*;  // cudaStream_t; null on the CPU
+
+namespace device {
+
+#ifdef SACCADE_CUDA
+inline constexpr bool kCudaBuilt = true;
+#else
+inline constexpr bool kCudaBuilt = false;
+#endif
+
+struct Info {
+  std::string name;  // "NVIDIA H200"
+  size_t total_bytes = 0, free_bytes = 0;
+};
+// Of all CUDA devices; empty without a driver, and in a build without CUDA.
+std::vector<Info> list();
+
+// Makes device `index` the current one of this thread. Throws Error.
+void use(int index);
+
+// All of these throw Error naming what failed. `allocate` does so when memory is exhausted.
+void* allocate(size_t bytes, Memory memory);  // kPinned or kCuda
+void release(void* p, Memory memory) noexcept;
+Stream new_stream();
+void delete_stream(Stream stream) noexcept;
+void synchronize(Stream stream);
+// In any direction between host, pinned and CUDA memory, after what the stream has to do. From or to pageable host
+// memory it may wait.
+void copy(void* to, const void* from, size_t bytes, Stream stream);
+void fill_zero(void* p, size_t bytes, Stream stream);
+
+}  // namespace device
+}  // namespace saccade

@@ -1,0 +1,77 @@
+#include <cuda_runtime_api.h>
+
+#include "base/error.h"
+#include "tensor/device.h"
+
+namespace saccade::device {
+namespace {
+
+void check(cudaError_t status, std::string_view what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // an error that is reported must not be found again by the next call
+  fail("cuda: {}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+}  // namespace
+
+std::vector<Info> list() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return {};
+  }
+  int current = 0;
+  check(cudaGetDevice(&current), "current device");
+  std::vector<Info> devices;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, i), "device properties");
+    Info info{.name = properties.name};
+    check(cudaSetDevice(i), "device");
+    check(cudaMemGetInfo(&info.free_bytes, &info.total_bytes), "free memory");
+    devices.push_back(std::move(info));
+  }
+  check(cudaSetDevice(current), "device");
+  return devices;
+}
+
+void use(int index) { check(cudaSetDevice(index), fmt::format("device {}", index)); }
+
+void* allocate(size_t bytes, Memory memory) {
+  void* p = nullptr;
+  const bool pinned = memory == Memory::kPinned;
+  const cudaError_t status = pinned ? cudaMallocHost(&p, bytes) : cudaMalloc(&p, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    fail("out of {} memory: cannot allocate {} bytes", pinned ? "pinned" : "device", bytes);
+  }
+  check(status, "allocation");
+  return p;
+}
+
+void release(void* p, Memory memory) noexcept {
+  if (memory == Memory::kPinned)
+    cudaFreeHost(p);
+  else
+    cudaFree(p);
+}
+
+Stream new_stream() {
+  Stream stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  return stream;
+}
+
+void delete_stream(Stream stream) noexcept { cudaStreamDestroy(stream); }
+
+void synchronize(Stream stream) { check(cudaStreamSynchronize(stream), "step"); }
+
+void copy(void* to, const void* from, size_t bytes, Stream stream) {
+  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "copy");
+}
+
+void fill_zero(void* p, size_t bytes, Stream stream) {
+  if (bytes > 0) check(cudaMemsetAsync(p, 0, bytes, stream), "fill");
+}
+
+}  // namespace saccade::device
