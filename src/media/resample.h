@@ -25,6 +25,13 @@ struct Resampling {
 // Bicubic with a = -0.5, widened by the scale when shrinking (Pillow's precompute_coeffs and normalize_coeffs_8bpc).
 Resampling bicubic_resampling(int in, int out);
 
+// The picture between the passes is rounded to bytes, so their order shows in the result. Pillow 13 goes down first
+// where the height loses more than twice what the width loses; earlier versions never do. A direction whose size does
+// not change has no pass.
+inline bool down_before_across(int width, int height, int new_width, int new_height) {
+  return height > new_height && height - new_height > (width - new_width) * 2;
+}
+
 struct Rows {
   const uint8_t* data = nullptr;  // RGB
   size_t stride = 0;              // bytes

@@ -121,12 +121,9 @@ Image resize_bicubic(const Image& image, int width, int height) {
   if (width == image.width && height == image.height) return image;
   if (height == image.height) return resize_across(image, width);
   if (width == image.width) return resize_down(image, height);
-  // Pillow 13 goes down first where the height loses more than twice what the width loses; earlier versions never do.
-  // The picture between the passes is rounded to bytes, so the order shows in the result.
-  const int lost = image.height - height;
-  const bool down_first = lost > 0 && lost > (image.width - width) * 2;
-  return down_first ? resize_across(resize_down(image, height), width)
-                    : resize_down(resize_across(image, width), height);
+  return down_before_across(image.width, image.height, width, height)
+             ? resize_across(resize_down(image, height), width)
+             : resize_down(resize_across(image, width), height);
 }
 
 }  // namespace saccade::media

@@ -8,14 +8,17 @@
 
 namespace saccade::cuda {
 
-// The taps of one axis of Pillow's bicubic resize (src/media/resize.cpp), in device memory.
+// The taps of one axis of Pillow's bicubic resize (media::bicubic_resampling), in device memory; empty where the size
+// of that axis does not change.
 struct ResizeAxis {
   Tensor begins;   // [out] I32: first input pixel
   Tensor weights;  // [out, taps] I32: fixed point, 22 bits, zero beyond a pixel's own count
+
+  explicit operator bool() const { return static_cast<bool>(begins); }
 };
 
-// rgb [F, h, w, 3] U8 -> out [F, oh, ow, 3] U8; `scratch` [F, h, ow, 3] U8 (rounded between the passes, as Pillow
-// does).
+// rgb [F, h, w, 3] U8 -> out [F, oh, ow, 3] U8. `scratch` U8 is the picture between two passes, rounded as Pillow
+// does: [F, h, ow, 3], or [F, oh, w, 3] to go down first (media::down_before_across). One pass needs none.
 void resize_bicubic(Stream stream, const Tensor& rgb, const ResizeAxis& x, const ResizeAxis& y, const Tensor& scratch,
                     const Tensor& out);
 

@@ -1,7 +1,6 @@
 #include "models/qwen2_5_vl/preprocess.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -39,20 +38,6 @@ void three_numbers(const Json& json, const char* key, double (&values)[3], const
   for (size_t i = 0; i < 3; ++i) values[i] = (*it)[i].get<double>();
 }
 
-// Values of the 256 grey levels for each channel.
-using Levels = std::array<std::array<float, 256>, 3>;
-
-// transformers' rescale (float64, rounded to float32) and normalize (float32), one after the other.
-Levels grey_levels(const PreprocessConfig& config) {
-  Levels levels;
-  for (size_t c = 0; c < 3; ++c) {
-    const auto mean = static_cast<float>(config.mean[c]), std = static_cast<float>(config.std[c]);
-    for (size_t v = 0; v < 256; ++v)
-      levels[c][v] = (static_cast<float>(static_cast<double>(v) * config.rescale) - mean) / std;
-  }
-  return levels;
-}
-
 // One patch of one frame: out [3, temporal_patch, patch, patch] from slot `t` on.
 template <class T>
 void write_patch(const uint8_t* rgb, size_t row_bytes, const std::array<std::array<T, 256>, 3>& levels, size_t patch,
@@ -71,7 +56,7 @@ void write_patch(const uint8_t* rgb, size_t row_bytes, const std::array<std::arr
 template <class T>
 void write_patches(std::span<const media::Image* const> frames, const PreprocessConfig& config,
                    const Patches& patches) {
-  const Levels levels = grey_levels(config);
+  const GreyLevels levels = grey_levels(config);
   std::array<std::array<T, 256>, 3> table;
   for (size_t c = 0; c < 3; ++c)
     for (size_t v = 0; v < 256; ++v) table[c][v] = T(levels[c][v]);
@@ -127,6 +112,17 @@ PreprocessConfig PreprocessConfig::parse(const Json& json, const std::string& or
   for (const double value : config.std)
     if (!(value > 0)) fail("{}: image_std {}, expected more than 0", origin, value);
   return config;
+}
+
+// transformers' rescale (float64, rounded to float32) and normalize (float32), one after the other.
+GreyLevels grey_levels(const PreprocessConfig& config) {
+  GreyLevels levels;
+  for (size_t c = 0; c < 3; ++c) {
+    const auto mean = static_cast<float>(config.mean[c]), std = static_cast<float>(config.std[c]);
+    for (size_t v = 0; v < 256; ++v)
+      levels[c][v] = (static_cast<float>(static_cast<double>(v) * config.rescale) - mean) / std;
+  }
+  return levels;
 }
 
 Size smart_resize(int height, int width, int factor, int64_t min_pixels, int64_t max_pixels,

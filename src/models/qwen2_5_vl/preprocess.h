@@ -2,6 +2,8 @@
 // processor (Qwen2VLImageProcessorPil); see docs/preprocessing.md.
 #pragma once
 
+#include <array>
+
 #include "base/json.h"
 #include "media/video.h"
 #include "tensor/arena.h"
@@ -26,6 +28,10 @@ struct PreprocessConfig {
   // merge_size, temporal_patch_size, rescale_factor, image_mean, image_std. Throws Error naming origin and key.
   static PreprocessConfig parse(const Json& json, const std::string& origin);
 };
+
+// What each of the 256 grey levels of each channel becomes.
+using GreyLevels = std::array<std::array<float, 256>, 3>;
+GreyLevels grey_levels(const PreprocessConfig& config);
 
 struct Size {
   int height = 0, width = 0;
