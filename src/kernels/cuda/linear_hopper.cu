@@ -1,0 +1,296 @@
+// y = x W^T on Hopper: wgmma fed by a ring of bulk tensor copies.
+//
+// One persistent CTA per SM: a producer warp and two consumer warpgroups. A tile of y is kRows x kCols; a stage of the
+// ring holds 64 columns of x [kRows] and of w [kCols], both in the 128-byte swizzle: x is swizzled by its tensor map, a
+// strip of w is stored that way, so its map copies blocks of 2 KiB as they are. With 128 rows, each warpgroup has 64 of
+// them and all columns, and the two CTAs of a cluster have tiles below each other: each copies half of the weights for
+// both. With 64 rows (few tokens: weights are most of the bytes) each warpgroup has half of the columns.
+//
+// Roofline: 2 T N K flops; a stage costs kRows kCols / 32 cycles of the tensor cores and brings 128 (kRows + kCols)
+// bytes, so a tile of 128 x 256 asks 48 bytes per cycle and SM of L2 (32 with the weights shared). Which tile runs is
+// chosen by an estimate of the waves. Sums are float, in the order of K (16 at a time) whatever the tile, so a row does
+// not depend on T.
+#include <cuda.h>
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/cuda/check.cuh"
+#include "kernels/cuda/linear_internal.cuh"
+#include "kernels/cuda/linear_wgmma.cuh"
+
+namespace saccade::cuda {
+int forced_linear_tile = getenv("LINEAR_TILE") ? atoi(getenv("LINEAR_TILE")) : -1, linear_map = getenv("LINEAR_MAP") ? 1 : 0;
+namespace {
+
+constexpr int kConsumers = 2;                     // warpgroups
+constexpr int kThreads = 128 * (kConsumers + 1);  // the last warpgroup produces
+constexpr int kSharedBytes = 227 * 1024;          // of a CTA
+constexpr int kMaxStages = 8;
+constexpr int kBarrierBytes = kMaxStages * 2 * 8;
+constexpr int kRasterRows = 2048;  // rows of x that stay in L2 while weights pass
+
+template <int kRows, int kCols>
+struct Tile {
+  static constexpr int kCluster = kRows == 128 ? 2 : 1;
+  static constexpr int kWarpgroupCols = kRows == 128 ? kCols : kCols / 2;
+  static constexpr int kXBytes = kRows * 128, kWBytes = kCols * 128;
+  static constexpr int kStageBytes = kXBytes + kWBytes;
+  static constexpr int kStages = std::min(kMaxStages, (kSharedBytes - 1024 - kBarrierBytes) / kStageBytes);
+  static constexpr int kShared = kStages * kStageBytes + 1024 + kBarrierBytes;  // stages start at multiples of 1024
+};
+
+// Tiles of y in the order in which clusters take them: down groups of rows, then across.
+struct Raster {
+  int row_tiles, col_tiles, group;
+
+  __device__ int count() const { return row_tiles * col_tiles; }
+  __device__ int2 at(int tile) const {
+    const int first = tile / (group * col_tiles) * group, rows = min(group, row_tiles - first);
+    const int within = tile - first * col_tiles;
+    return {first + within % rows, within / rows};
+  }
+};
+
+struct Ring {
+  int stage = 0;
+  uint32_t phase = 0;
+
+  __device__ void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void arrive_at(uint32_t barrier, int cta) {
+  asm volatile(
+      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
+      "r"(cta)
+      : "memory");
+}
+__device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+__device__ __forceinline__ void copy_strips(uint32_t to, const CUtensorMap& map, int block, int strip,
+                                            uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::
+          "r"(to),
+      "l"(&map), "r"(0), "r"(block), "r"(strip), "r"(barrier)
+      : "memory");
+}
+// To the same place of both CTAs of the cluster.
+__device__ __forceinline__ void share_strips(uint32_t to, const CUtensorMap& map, int block, int strip,
+                                             uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(&map), "r"(0), "r"(block), "r"(strip), "r"(barrier), "h"(static_cast<uint16_t>(3))
+      : "memory");
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+template <int kRows, int kCols>
+__global__ void __cluster_dims__(Tile<kRows, kCols>::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
+    linear_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+                  const __grid_constant__ LinearArgs args) {
+  using T = Tile<kRows, kCols>;
+  extern __shared__ uint8_t shared[];
+  const uint32_t stages = (shared_address(shared) + 1023) & ~1023u;  // the same in both CTAs
+  const uint32_t full = stages + T::kStages * T::kStageBytes, empty = full + T::kStages * 8;
+  const int warp = threadIdx.x / 32, rank = T::kCluster > 1 ? cluster_rank() : 0;
+  const int first_tile = blockIdx.x / T::kCluster, step = gridDim.x / T::kCluster;
+  const int row_tiles = (args.rows + kRows * T::kCluster - 1) / (kRows * T::kCluster);
+  const Raster raster = {row_tiles, (args.outs + kCols - 1) / kCols,
+                         min(row_tiles, kRasterRows / (kRows * T::kCluster))};
+  const int blocks = (args.cols + kBlockCols - 1) / kBlockCols;
+
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < T::kStages; ++s) {
+      mbarrier_init(full + 8 * s, 1);
+      mbarrier_init(empty + 8 * s, T::kCluster * kConsumers * 4);  // a lane of every consumer warp that reads it
+    }
+    fence_barrier_init();
+  }
+  if constexpr (T::kCluster > 1)
+    cluster_sync();
+  else
+    __syncthreads();
+  pdl_launch();
+
+  if (warp / 4 == kConsumers) {
+    give_registers<40>();
+    if (warp == 4 * kConsumers && threadIdx.x % 32 == 0) {
+      const auto copy_w = [&](const Ring& ring, int block, int col_tile) {
+        const uint32_t to = stages + ring.stage * T::kStageBytes + T::kXBytes, barrier = full + 8 * ring.stage;
+        constexpr int kStrips = kCols / kStripRows / T::kCluster;
+        const int strip = (col_tile * T::kCluster + rank) * kStrips;
+        mbarrier_expect(barrier, T::kStageBytes);
+        if constexpr (T::kCluster > 1)
+          share_strips(to + rank * kStrips * kBlockBytes, w_map, block * args.scale, strip, barrier);
+        else
+          copy_strips(to, w_map, block * args.scale, strip, barrier);
+      };
+      // Weights depend on no other kernel: the first stages' are on their way before the wait.
+      const int ahead = min(blocks, T::kStages);
+      Ring ring;
+      if (first_tile < raster.count())
+        for (Ring r; r.stage < ahead && r.phase == 0; r.advance(T::kStages))
+          copy_w(r, r.stage, raster.at(first_tile).y);
+      pdl_wait();
+      for (int tile = first_tile; tile < raster.count(); tile += step) {
+        const int2 at = raster.at(tile);
+        const int row = (at.x * T::kCluster + rank) * kRows;
+        for (int b = 0; b < blocks; ++b, ring.advance(T::kStages)) {
+          if (tile != first_tile || b >= ahead) {
+            mbarrier_wait(empty + 8 * ring.stage, ring.phase ^ 1);
+            copy_w(ring, b, at.y);
+          }
+          copy_tile(stages + ring.stage * T::kStageBytes, x_map, b * kBlockCols, row, full + 8 * ring.stage);
+        }
+      }
+    }
+  } else {
+    take_registers<232>();
+    pdl_wait();
+    constexpr int kN = T::kWarpgroupCols;
+    const int group = warp / 4;
+    const int group_row = kRows == 128 ? group * 64 : 0, group_col = kRows == 128 ? 0 : group * kN;
+    const int lane = threadIdx.x % 32, lane_row = group_row + warp % 4 * 16 + lane / 4;
+    const auto release = [&](int stage) {
+      if (lane < T::kCluster) {
+        if constexpr (T::kCluster > 1)
+          arrive_at(empty + 8 * stage, lane);
+        else
+          mbarrier_arrive(empty + 8 * stage);
+      }
+    };
+    Ring ring;
+    float d[kN / 2];
+    for (int tile = first_tile; tile < raster.count(); tile += step) {
+      int before = 0;
+      for (int b = 0; b < blocks; ++b, ring.advance(T::kStages)) {
+        mbarrier_wait(full + 8 * ring.stage, ring.phase);
+        const uint32_t stage = stages + ring.stage * T::kStageBytes;
+        const uint64_t x = matrix_descriptor(stage + group_row * 128);
+        const uint64_t w = matrix_descriptor(stage + T::kXBytes + group_col * 128);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) wgmma<kN>(d, x + 2 * k, w + 2 * k, b | k);
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (b > 0) release(before);
+        before = ring.stage;
+      }
+      wgmma_wait<0>();
+#pragma unroll
+      for (float& v : d) asm volatile("" : "+f"(v)::"memory");  // not read before the wait
+      release(before);
+      const int2 at = raster.at(tile);
+      write_fragments<kN / 8, true>(args, d, (at.x * T::kCluster + rank) * kRows + lane_row, at.y * kCols + group_col);
+    }
+  }
+  __syncwarp();
+  if constexpr (T::kCluster > 1) cluster_sync();  // the other CTA writes here until it is done
+}
+
+using Kernel = void (*)(CUtensorMap, CUtensorMap, LinearArgs);
+struct Variant {
+  int rows, cols, cluster, shared;
+  void (*kernel)(const CUtensorMap, const CUtensorMap, const LinearArgs);
+};
+template <int kRows, int kCols>
+constexpr Variant variant() {
+  using T = Tile<kRows, kCols>;
+  return {kRows, kCols, T::kCluster, T::kShared, linear_kernel<kRows, kCols>};
+}
+const std::array kVariants = {variant<128, 256>(), variant<128, 224>(), variant<128, 192>(),
+                              variant<128, 160>(), variant<128, 128>(), variant<128, 64>(),
+                              variant<64, 256>(),  variant<64, 128>(),  variant<64, 64>()};
+
+// Cycles of the busiest SM: per stage the larger of the tensor cores' and of what L2 delivers.
+double estimate(const Variant& v, const LinearArgs& args) {
+  constexpr double kBytesPerCycle = 44, kTileCycles = 1500;
+  const int row_tiles = (args.rows + v.rows * v.cluster - 1) / (v.rows * v.cluster);
+  const int tiles = row_tiles * ((args.outs + v.cols - 1) / v.cols), slots = sm_count() / v.cluster;
+  const double stage = std::max(v.rows * v.cols / 32.0, (v.rows + v.cols) * 128 / kBytesPerCycle);
+  return (tiles + slots - 1) / slots * (static_cast<double>(blocks_of(args.cols)) * stage + kTileCycles);
+}
+
+const Variant& choose(const LinearArgs& args) {
+  const Variant* best = nullptr;
+  for (const Variant& v : kVariants) {
+    const int warpgroup_cols = v.rows == 128 ? v.cols : v.cols / 2;
+    if (args.out == LinearOut::kGateUpSilu && warpgroup_cols % 64 != 0) continue;
+    if (!best || estimate(v, args) < estimate(*best, args)) best = &v;
+  }
+  return *best;
+}
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+template <size_t kRank>
+CUtensorMap tensor_map(CUtensorMapDataType type, const void* data, std::array<cuuint64_t, kRank> dims,
+                       std::array<cuuint64_t, kRank - 1> strides, std::array<cuuint32_t, kRank> box,
+                       CUtensorMapSwizzle swizzle) {
+  static const Encode encode = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found),
+          "cuTensorMapEncodeTiled");
+    if (!entry) fail("cuda: the driver has no cuTensorMapEncodeTiled");
+    return reinterpret_cast<Encode>(entry);
+  }();
+  std::array<cuuint32_t, kRank> steps;
+  steps.fill(1);
+  CUtensorMap map;
+  const CUresult result = encode(&map, type, kRank, const_cast<void*>(data), dims.data(), strides.data(), box.data(),
+                                 steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) fail("cuda: tensor map: error {}", static_cast<int>(result));
+  return map;
+}
+
+}  // namespace
+
+void linear_hopper(Stream stream, const LinearArgs& args) {
+  const Variant& v = forced_linear_tile >= 0 ? kVariants[forced_linear_tile] : choose(args);
+  const auto rows = static_cast<cuuint64_t>(args.rows), cols = static_cast<cuuint64_t>(args.cols);
+  const CUtensorMap x_map = tensor_map<2>(CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, args.x, {cols, rows}, {cols * 2},
+                                          {kBlockCols, static_cast<cuuint32_t>(v.rows)}, CU_TENSOR_MAP_SWIZZLE_128B);
+  const auto blocks = static_cast<cuuint64_t>(args.w_blocks), strips = static_cast<cuuint64_t>(strips_of(args.outs));
+  const auto box = static_cast<cuuint32_t>(v.cols / kStripRows / v.cluster);
+  const CUtensorMap w_map = linear_map == 0
+      ? tensor_map<3>(CU_TENSOR_MAP_DATA_TYPE_INT64, args.w, {kBlockBytes / 8, blocks, strips}, {kBlockBytes, blocks * kBlockBytes}, {kBlockBytes / 8, 1, box}, CU_TENSOR_MAP_SWIZZLE_NONE)
+      : tensor_map<3>(CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, args.w, {256, blocks * 4, strips}, {512, blocks * kBlockBytes}, {256, 4, box}, CU_TENSOR_MAP_SWIZZLE_NONE);
+  const_cast<LinearArgs&>(args).scale = linear_map == 0 ? 1 : 4;
+  const int row_tiles = (args.rows + v.rows * v.cluster - 1) / (v.rows * v.cluster);
+  const int tiles = row_tiles * ((args.outs + v.cols - 1) / v.cols);
+  const int grid = std::min(tiles, sm_count() / v.cluster) * v.cluster;
+  check(cudaFuncSetAttribute(v.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, v.shared), "linear");
+  launch_pdl("linear", v.kernel, static_cast<unsigned>(grid), kThreads, static_cast<size_t>(v.shared), stream, x_map,
+             w_map, args);
+}
+
+}  // namespace saccade::cuda
