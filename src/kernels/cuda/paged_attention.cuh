@@ -1,0 +1,179 @@
+// What the two kernels of paged_attention share: which rows a tile holds, and the softmax of a row.
+//
+// The rows of a tile are (token, head of the group) with the head fastest, so all heads that share keys share a tile
+// and read them once; 64 rows of 8 heads span only 8 tokens, so few keys are masked. Keys come in tiles of a page, from
+// position 0 on, in rising order; all that is computed for a row depends on these keys and its query alone.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cuda/layout.h"
+#include "kernels/cuda/ptx.cuh"
+
+namespace saccade::cuda {
+
+struct PagedAttention {
+  const bf16* q;   // [T,H,Dh]
+  const bf16* kv;  // [pages, 2, K, Dh/64, 64, 64]
+  bf16* y;         // [T, H*Dh]
+  const int* q_offsets;
+  const int* kv_lens;
+  const int* page_table;
+  int max_pages, heads, kv_heads;
+  float scale;  // of scores, for a softmax of base 2
+};
+
+inline constexpr int kTileRows = 64;
+
+// The rows of one sequence and one key head, cut into tiles.
+struct TiledRows {
+  int first;    // row of the step
+  int past;     // tokens cached before it
+  int count;    // (token, head) rows
+  int group;    // heads that share keys
+  int head;     // first of them
+  int kv_head;  // theirs
+  int sequence;
+
+  // blockIdx.x is (sequence, key head).
+  __device__ static TiledRows of_block(const PagedAttention& a) {
+    TiledRows r;
+    r.sequence = static_cast<int>(blockIdx.x) / a.kv_heads;
+    r.kv_head = static_cast<int>(blockIdx.x) % a.kv_heads;
+    r.group = a.heads / a.kv_heads;
+    r.head = r.kv_head * r.group;
+    r.first = a.q_offsets[r.sequence];
+    const int tokens = a.q_offsets[r.sequence + 1] - r.first;
+    r.past = a.kv_lens[r.sequence] - tokens;
+    r.count = tokens * r.group;
+    return r;
+  }
+  __device__ int tiles() const { return (count + kTileRows - 1) / kTileRows; }
+  // Position in the cache of a row, which is the last key that it sees. Rows past the end stand for the last one.
+  __device__ int position(int row) const { return past + min(row, count - 1) / group; }
+  // Key tiles that some row of a tile sees, and those that every row sees whole.
+  __device__ int key_tiles(int tile) const { return position(tile * kTileRows + kTileRows - 1) / kKvPageTokens + 1; }
+  __device__ int whole_key_tiles(int tile) const { return (position(tile * kTileRows) + 1) / kKvPageTokens; }
+  // Index of (row's token, row's head) in [T,H].
+  __device__ int64_t index(int row, int heads) const {
+    row = min(row, count - 1);
+    return static_cast<int64_t>(first + row / group) * heads + head + row % group;
+  }
+};
+
+// A thread holds two rows of a tile: `lane / 4` and 8 below of its warp's 16; of every 8 columns, columns
+// 2 (lane % 4) and the next. x[n][2 * half + e] is in row `half`, column 8 n + 2 (lane % 4) + e: the layout of sums of
+// mma.m16n8k16 and of wgmma.
+template <int kBlocks>
+__device__ __forceinline__ void mask_after(float (&s)[kBlocks][4], const int (&last)[2], int first_column) {
+#pragma unroll
+  for (int n = 0; n < kBlocks; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (first_column + 8 * n + e % 2 > last[e / 2]) s[n][e] = -INFINITY;
+}
+
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Online softmax. Weights are relative to `max`, which follows the true maximum only when that is more than a factor of
+// 2^kSlack higher: sums and products then seldom need rescaling, and stay far from the limits of float. Each row
+// decides for itself.
+struct OnlineSoftmax {
+  static constexpr float kSlack = 8;
+  float max[2] = {-INFINITY, -INFINITY};  // scaled
+  float sum[2] = {0, 0};                  // this thread's columns
+
+  // Scores become weights; what was summed before must be multiplied by `factor` (exactly 1 most of the time).
+  template <int kBlocks>
+  __device__ __forceinline__ void step(float (&s)[kBlocks][4], float scale, float (&factor)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float m0 = s[0][2 * half], m1 = s[0][2 * half + 1];
+#pragma unroll
+      for (int n = 1; n < kBlocks; ++n) {
+        m0 = fmaxf(m0, s[n][2 * half]);
+        m1 = fmaxf(m1, s[n][2 * half + 1]);
+      }
+      float m = fmaxf(m0, m1);
+      m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
+      m = fmaxf(m, __shfl_xor_sync(~0u, m, 2)) * scale;
+      const float reference = m > max[half] + kSlack ? m : max[half];
+      factor[half] = exp2_approx(max[half] - reference);
+      max[half] = reference;
+      float sum0 = 0, sum1 = 0;
+#pragma unroll
+      for (int n = 0; n < kBlocks; ++n) {
+        s[n][2 * half] = exp2_approx(fmaf(s[n][2 * half], scale, -reference));
+        s[n][2 * half + 1] = exp2_approx(fmaf(s[n][2 * half + 1], scale, -reference));
+        sum0 += s[n][2 * half];
+        sum1 += s[n][2 * half + 1];
+      }
+      sum[half] = fmaf(sum[half], factor[half], sum0 + sum1);
+    }
+  }
+  __device__ __forceinline__ float total(int half) const {
+    const float pair = sum[half] + __shfl_xor_sync(~0u, sum[half], 1);
+    return pair + __shfl_xor_sync(~0u, pair, 2);
+  }
+};
+
+template <int kBlocks>
+__device__ __forceinline__ void rescale(float (&o)[kBlocks][4], const float (&factor)[2]) {
+#pragma unroll
+  for (int n = 0; n < kBlocks; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) o[n][e] *= factor[e / 2];
+}
+
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
+// Weights of columns [16 k, 16 k + 16) as a fragment of the left operand.
+template <int kBlocks>
+__device__ __forceinline__ void pack_weights(const float (&s)[kBlocks][4], int k, uint32_t (&p)[4]) {
+  p[0] = pack_bf16(s[2 * k][0], s[2 * k][1]);
+  p[1] = pack_bf16(s[2 * k][2], s[2 * k][3]);
+  p[2] = pack_bf16(s[2 * k + 1][0], s[2 * k + 1][1]);
+  p[3] = pack_bf16(s[2 * k + 1][2], s[2 * k + 1][3]);
+}
+
+// Fragments of the queries of rows `row` and `row + 8`, straight from device memory.
+template <int kDh>
+__device__ __forceinline__ void load_queries(const PagedAttention& a, const TiledRows& rows, int row,
+                                             uint32_t (&q)[kDh / 16][4]) {
+  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const bf16* from = a.q + rows.index(row + 8 * half, a.heads) * kDh + column;
+#pragma unroll
+    for (int k = 0; k < kDh / 16; ++k) {
+      q[k][half] = *reinterpret_cast<const uint32_t*>(from + 16 * k);
+      q[k][half + 2] = *reinterpret_cast<const uint32_t*>(from + 16 * k + 8);
+    }
+  }
+}
+
+template <int kDh>
+__device__ __forceinline__ void store_rows(const PagedAttention& a, const TiledRows& rows, int row,
+                                           const OnlineSoftmax& softmax, const float (&o)[kDh / 8][4]) {
+  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+  const float inverses[2] = {1 / softmax.total(0), 1 / softmax.total(1)};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (row + 8 * half >= rows.count) break;
+    const float inverse = inverses[half];
+    bf16* to = a.y + rows.index(row + 8 * half, a.heads) * kDh + column;
+#pragma unroll
+    for (int n = 0; n < kDh / 8; ++n)
+      *reinterpret_cast<uint32_t*>(to + 8 * n) = pack_bf16(o[n][2 * half] * inverse, o[n][2 * half + 1] * inverse);
+  }
+}
+
+}  // namespace saccade::cuda

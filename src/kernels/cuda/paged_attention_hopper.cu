@@ -1,0 +1,278 @@
+// paged_attention for Hopper, heads of 128 values: wgmma fed by bulk copies of pages.
+//
+// CTA: two warpgroups of 64 rows each, which share keys (paged_attention.cuh), and a warp that copies keys and values
+// of 64 tokens (32 KiB) at a time into a ring of kStages. Launch: (sequences * key heads, pairs of row tiles) CTAs of
+// 288 threads, one on an SM; longest tiles first. Operations: 4 * 128 for each visible (row, key); bound by the tensor
+// cores, with 128 rows * 64 keys for every 32 KiB from L2. A warpgroup has S of the next tile in flight while it does
+// the softmax of this one, then adds P V:
+//   S(i+1) = Q K(i+1) started | softmax of S(i) | wait for P V(i-1), rescale O | O += P V(i) started
+// Numerics: products in float; P is rounded to bf16 relative to the row's reference maximum, its sum is of unrounded
+// weights; O / sum is rounded once.
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/check.cuh"
+#include "kernels/cuda/paged_attention.cuh"
+
+namespace saccade::cuda {
+namespace {
+
+constexpr int kDh = 128;
+constexpr int kBlock = kKvPageTokens * kBlockCols * 2;  // bytes of 64 values of 64 tokens
+constexpr int kTileBytes = 2 * kBlock;                  // keys or values of a tile
+constexpr int kStages = 6;
+constexpr int kGroups = 2;
+constexpr int kThreads = (kGroups + 1) * 128;
+constexpr size_t kShared = 1024 + kStages * 2 * kTileBytes;
+
+// ---- wgmma: D [64,N] of a warpgroup += A [64,16] (registers) B [16,N] (shared memory, 128-byte swizzle)
+
+// B is [N rows][64 values] (K-major): groups of 8 rows are 1024 bytes apart.
+__device__ __forceinline__ uint64_t rows_descriptor(uint32_t address) {
+  return uint64_t{address >> 4} | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
+// B is [16 rows][N values] (N-major): 64 values further is the next block, 8 rows further 1024 bytes.
+__device__ __forceinline__ uint64_t columns_descriptor(uint32_t address) {
+  return uint64_t{address >> 4} | uint64_t{kBlock >> 4} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
+
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits of different kPlace are not merged.
+template <int kPending, int kPlace = 0>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;  // %1" ::"n"(kPending), "n"(kPlace) : "memory");
+}
+// The compiler must not move uses of registers that wgmma writes across this.
+template <int kBlocks>
+__device__ __forceinline__ void pin(float (&d)[kBlocks][4]) {
+#pragma unroll
+  for (int n = 0; n < kBlocks; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("" : "+f"(d[n][e])::"memory");
+}
+
+#define SACCADE_4(c, d, n) c(d[n][0]), c(d[n][1]), c(d[n][2]), c(d[n][3])
+#define SACCADE_16(c, d, n) SACCADE_4(c, d, n), SACCADE_4(c, d, n + 1), SACCADE_4(c, d, n + 2), SACCADE_4(c, d, n + 3)
+#define SACCADE_WGMMA_64                                                                                             \
+  "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16," \
+  "%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, %36, "
+
+// D = A B, and D += A B.
+__device__ __forceinline__ void wgmma_rows_first(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile(SACCADE_WGMMA_64 "0, 1, 1, 0;"
+               : SACCADE_16("=f", d, 0), SACCADE_16("=f", d, 4)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
+               : "memory");
+}
+__device__ __forceinline__ void wgmma_rows(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile(SACCADE_WGMMA_64 "1, 1, 1, 0;"
+               : SACCADE_16("+f", d, 0), SACCADE_16("+f", d, 4)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
+               : "memory");
+}
+__device__ __forceinline__ void wgmma_columns(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
+      "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,"
+      "%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, 1, 1, 1, 1;\n"
+      : SACCADE_16("+f", d, 0), SACCADE_16("+f", d, 4), SACCADE_16("+f", d, 8), SACCADE_16("+f", d, 12)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
+      : "memory");
+}
+
+// ---- kernel
+
+struct Ring {
+  uint32_t tiles;  // kStages times keys, values
+  uint32_t full;   // kStages barriers: the copies have come
+  uint32_t empty;  // kGroups times kStages barriers: a warpgroup has read the stage
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ uint32_t keys() const { return tiles + static_cast<uint32_t>(stage) * 2 * kTileBytes; }
+  __device__ uint32_t values() const { return keys() + kTileBytes; }
+  __device__ uint32_t full_barrier() const { return full + 8 * static_cast<uint32_t>(stage); }
+  __device__ uint32_t empty_barrier(int group) const {
+    return empty + 8 * static_cast<uint32_t>(group * kStages + stage);
+  }
+  __device__ void next() {
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+};
+
+// The copying warp. `tiles` of each warpgroup; those of the first are the most.
+__device__ void copy_tiles(const PagedAttention& a, const TiledRows& rows, const int (&tiles)[kGroups], Ring ring) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int cached = rows.past + rows.count / rows.group;
+  const int* pages = a.page_table + static_cast<int64_t>(rows.sequence) * a.max_pages;
+  int page_of_lane = 0;
+  for (int i = 0; i < tiles[0]; ++i) {
+    if (i % 32 == 0) page_of_lane = i + lane < tiles[0] ? pages[i + lane] : 0;
+    const int64_t page = __shfl_sync(~0u, page_of_lane, i % 32);
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group)
+      if (i >= kStages && i - kStages < tiles[group]) mbarrier_wait(ring.empty_barrier(group), ring.parity ^ 1);
+    const bf16* keys = a.kv + (page * 2 * a.kv_heads + rows.kv_head) * (kTileBytes / 2);
+    const bf16* values = keys + static_cast<int64_t>(a.kv_heads) * (kTileBytes / 2);
+    const int valid = cached - i * kKvPageTokens;
+    if (valid < kKvPageTokens) {
+      // Weights of keys that do not exist are 0, but what the page holds there may be infinite: it must be 0 as well.
+      for (int at = valid * 128 + lane * 16; at < kBlock; at += 32 * 16)
+#pragma unroll
+        for (uint32_t block = 0; block < 2; ++block)
+          asm volatile(
+              "st.shared.v4.b32 [%0], {%1,%1,%1,%1};" ::"r"(ring.values() + block * kBlock + static_cast<uint32_t>(at)),
+              "r"(0)
+              : "memory");
+      fence_proxy_async();
+      __syncwarp();
+    }
+    if (lane == 0) {
+      const uint32_t bytes = static_cast<uint32_t>(min(valid, kKvPageTokens)) * 128;
+      mbarrier_expect(ring.full_barrier(), kTileBytes + 2 * bytes);
+      bulk_copy(ring.keys(), keys, kTileBytes, ring.full_barrier());
+      bulk_copy(ring.values(), values, bytes, ring.full_barrier());
+      bulk_copy(ring.values() + kBlock, values + kBlock / 2, bytes, ring.full_barrier());
+    }
+    __syncwarp();
+    ring.next();
+  }
+}
+
+__device__ __forceinline__ void start_scores(const uint32_t (&q)[kDh / 16][4], uint32_t keys, float (&s)[8][4]) {
+  wgmma_fence();
+  wgmma_rows_first(s, q[0], rows_descriptor(keys));
+#pragma unroll
+  for (uint32_t k = 1; k < kDh / 16; ++k) wgmma_rows(s, q[k], rows_descriptor(keys + k / 4 * kBlock + k % 4 * 32));
+}
+
+// The rows of one warpgroup.
+__device__ __forceinline__ void attend(const PagedAttention& a, const TiledRows& rows, int tile, int group, Ring ring) {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int row = tile * kTileRows + thread / 32 * 16 + thread % 32 / 4;
+  const int positions[2] = {rows.position(row), rows.position(row + 8)};
+  const int tiles = rows.key_tiles(tile), whole = rows.whole_key_tiles(tile);
+  uint32_t q[kDh / 16][4];
+  load_queries<kDh>(a, rows, row, q);
+
+  OnlineSoftmax softmax;
+  float o[kDh / 8][4] = {}, s0[8][4], s1[8][4];
+  uint32_t p0[4][4], p1[4][4];
+  pin(o);
+
+  mbarrier_wait(ring.full_barrier(), ring.parity);
+  start_scores(q, ring.keys(), s0);
+  wgmma_commit();
+  wgmma_commit();         // stands for the product of weights and values before the first
+  uint32_t read[2] = {};  // `empty` barriers of the last stage, and of the one before
+
+  // Groups in flight at the wait: S(i), P V(i-1), S(i+1); P V(i-2) ends before S(i).
+  const auto step = [&]<bool kLast>(int i, float(&s)[8][4], uint32_t(&p)[4][4], float(&next)[8][4])
+      __attribute__((always_inline)) {
+    const uint32_t values = ring.values(), empty = ring.empty_barrier(group);
+    ring.next();
+    if constexpr (!kLast) {
+      mbarrier_wait(ring.full_barrier(), ring.parity);
+      start_scores(q, ring.keys(), next);
+      wgmma_commit();
+    }
+    wgmma_wait<kLast ? 1 : 2>();
+    pin(s);
+    if (i > 1 && thread % 32 == 0) mbarrier_arrive(read[1]);
+    read[1] = read[0], read[0] = empty;
+    if (i >= whole) {
+      const int last[2] = {positions[0] - i * kKvPageTokens, positions[1] - i * kKvPageTokens};
+      mask_after(s, last, thread % 4 * 2);
+    }
+    float factor[2];
+    softmax.step(s, a.scale, factor);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) pack_weights(s, k, p[k]);
+    // Multiplying by 1 changes nothing, so that rows do not notice whether others of their warp are rescaled.
+    if (__any_sync(~0u, factor[0] != 1 || factor[1] != 1)) {
+      wgmma_wait<kLast ? 0 : 1>();
+      pin(o);
+      rescale(o, factor);
+    } else {
+      wgmma_wait<kLast ? 0 : 1, 1>();
+    }
+    pin(o);
+    wgmma_fence();
+#pragma unroll
+    for (uint32_t k = 0; k < 4; ++k) wgmma_columns(o, p[k], columns_descriptor(values + k * 16 * 128));
+    wgmma_commit();
+  };
+  int i = 0;
+  for (; i + 2 < tiles; i += 2) {
+    step.operator()<false>(i, s0, p0, s1);
+    step.operator()<false>(i + 1, s1, p1, s0);
+  }
+  if (i + 1 < tiles) {
+    step.operator()<false>(i, s0, p0, s1);
+    step.operator()<true>(i + 1, s1, p1, s0);
+  } else {
+    step.operator()<true>(i, s0, p0, s1);
+  }
+  wgmma_wait<0>();
+  pin(o);
+  store_rows<kDh>(a, rows, row, softmax, o);
+}
+
+// The row tiles of a CTA, longest first, -1 for none. Where all CTAs run at once, a long one goes with a short one.
+__device__ __forceinline__ int tile_of(int tiles, bool fold, int group) {
+  const int j = static_cast<int>(blockIdx.y);
+  const int tile = fold && group == 1 ? j : tiles - 1 - (fold ? j : 2 * j + group);
+  return fold && (2 * j >= tiles || (group == 1 && 2 * j == tiles - 1)) ? -1 : tile;
+}
+
+__global__ void __launch_bounds__(kThreads, 1) paged_attention_kernel(const PagedAttention a, const bool fold) {
+  extern __shared__ uint8_t dynamic[];
+  __shared__ uint64_t barriers[kStages * (1 + kGroups)];
+  pdl_launch();
+  Ring ring;
+  ring.tiles = (shared_address(dynamic) + 1023) & ~1023u;
+  ring.full = shared_address(barriers);
+  ring.empty = ring.full + 8 * kStages;
+  if (threadIdx.x == 0) {
+    for (uint32_t i = 0; i < kStages; ++i) mbarrier_init(ring.full + 8 * i, 1);
+    for (uint32_t i = 0; i < kStages * kGroups; ++i) mbarrier_init(ring.empty + 8 * i, 4);
+    fence_barrier_init();
+  }
+  __syncthreads();
+  pdl_wait();
+
+  const TiledRows rows = TiledRows::of_block(a);
+  const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);  // uniform, for the compiler too
+  const int count = rows.tiles();
+  if (group < kGroups) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    const int tile = tile_of(count, fold, group);
+    if (tile >= 0) attend(a, rows, tile, group, ring);
+  } else {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if (threadIdx.x / 32 != kGroups * 4) return;
+    int tiles[kGroups];
+    for (int g = 0; g < kGroups; ++g) {
+      const int tile = tile_of(count, fold, g);
+      tiles[g] = tile < 0 ? 0 : rows.key_tiles(tile);
+    }
+    copy_tiles(a, rows, tiles, ring);
+  }
+}
+
+}  // namespace
+
+void paged_attention_hopper(Stream stream, const PagedAttention& a, int64_t sequences, int64_t longest_q) {
+  static const bool allowed = [] {
+    check(cudaFuncSetAttribute(paged_attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+          "paged_attention: shared memory");
+    return true;
+  }();
+  (void)allowed;
+  const int64_t tiles = (longest_q * (a.heads / a.kv_heads) + kTileRows - 1) / kTileRows;
+  const dim3 grid(static_cast<unsigned>(sequences * a.kv_heads), static_cast<unsigned>((tiles + 1) / 2));
+  const bool fold = static_cast<int64_t>(grid.x) * grid.y <= sm_count();
+  launch_pdl("paged_attention", paged_attention_kernel, grid, dim3(kThreads), kShared, stream, a, fold);
+}
+
+}  // namespace saccade::cuda
