@@ -1,0 +1,235 @@
+// One kernel per token: all layers of a dense decoder and its head, for 1 to 8 sequences.
+//
+// One CTA on each SM, launched cooperatively, walks through five phases a layer (qkv with norm, bias, rope and append;
+// attention; output; gate and up; down) with a barrier of the grid between them. One warp of each CTA streams the CTA's
+// strips of all phases of all layers through a ring of 13 pages of 16 KiB in shared memory, 28 MB over 132 SMs: weights
+// do not wait for activations, so memory stays busy across barriers for as long as the ring takes to fill (6 us). Eight
+// warps multiply (decode_persistent_product.cuh) several times faster than memory delivers, and catch up.
+//
+// Bytes: all weights and the cache, once. Qwen2.5-VL-3B has 6.17 GB of weights: 1327 us at 4.65 TB/s; 7B 14.1 GB: 3041 us.
+// Sums are in float; every column of every mma is one sequence, no sum or split depends on other rows.
+#include "kernels/cuda/decode_persistent.cuh"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/cuda/check.cuh"
+#include "kernels/cuda/decode.h"
+#include "kernels/cuda/decode_persistent_attention.cuh"
+#include "kernels/cuda/decode_persistent_product.cuh"
+
+namespace saccade::cuda {
+namespace persistent {
+
+static_assert(sizeof(Shared) <= 227 * 1024);
+
+// kPages: of the hidden width.
+template <int kPages>
+__global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  Shared& s = *reinterpret_cast<Shared*>(memory);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kRing; ++i) {
+      mbarrier_init(shared_address(&s.full[i]), 1);
+      mbarrier_init(shared_address(&s.empty[i]), kWarps);
+    }
+    for (int i = 0; i < kSumBuffers; ++i) {
+      mbarrier_init(shared_address(&s.sums_full[i]), kWarps);
+      mbarrier_init(shared_address(&s.sums_empty[i]), 1);
+    }
+    fence_barrier_init();
+  }
+  if (threadIdx.x < p.rows) s.kv_lens[threadIdx.x] = p.kv_lens[threadIdx.x];
+  __syncthreads();
+
+  if (warp >= kWarps) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if (threadIdx.x == kThreads) stream_weights(p, s);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    Thread t{p, s, warp, lane, lane / 4, lane % 4};
+    for (int layer = 0; layer < p.depth; ++layer) {
+      normed_products<kPages>(t, p.layers[layer].attention_norm, layer, kQkv, layer > 0);
+      grid_arrive(t);
+      attention(t, layer);
+      grid_arrive(t);
+      products(t, p.attended, layer, kOutput);
+      grid_arrive(t);
+      normed_products<kPages>(t, p.layers[layer].mlp_norm, layer, kGateUp, true);
+      grid_arrive(t);
+      products(t, p.activated, layer, kDown);
+      grid_arrive(t);
+    }
+    normed_products<kPages>(t, p.norm, p.depth, kHead, true);
+    if (threadIdx.x == 0 && atomicAdd(p.left, 1) + 1 == gridDim.x) *p.left = *p.arrived = 0;  // for the next launch
+  }
+}
+
+namespace {
+
+constexpr int64_t kMaxPages = 8;  // of the hidden width
+
+bool has_strips(const Weight& w, Weight::RowOrder order, int64_t rows, int64_t cols, bool may_have_bias) {
+  return w.format == Weight::Format::kStrips && w.order == order && w.parts == 1 && w.data[0].dtype == DType::kBF16 &&
+         w.rows() == rows && w.cols() == cols && (may_have_bias || !w.bias[0]);
+}
+
+bool has_shapes(const Decoder& d) {
+  using Order = Weight::RowOrder;
+  if (d.depth < 1 || d.depth > kMaxLayers || (d.head_dim != 64 && d.head_dim != 128) || d.kv_heads < 1) return false;
+  if (d.heads % d.kv_heads != 0 || d.heads / d.kv_heads > kMaxGroup) return false;
+  const int64_t width = d.norm.numel(), q_width = d.heads * d.head_dim, qkv_rows = q_width + 2 * d.kv_heads * d.head_dim;
+  if (width % kBlockCols != 0 || width > kMaxPages * kPageBlocks * kBlockCols) return false;
+  if (!has_strips(d.head, Order::kPlain, d.head.rows(), width, false) || d.head.rows() > kStripRows * 65535) return false;
+  const int64_t ffn = d.layers[0].down.cols();
+  if (ffn % kBlockCols != 0) return false;
+  return std::all_of(d.layers, d.layers + d.depth, [&](const DecoderLayer& layer) {
+    return has_strips(layer.qkv, Order::kRope, qkv_rows, width, true) &&
+           has_strips(layer.output, Order::kPlain, width, q_width, false) &&
+           has_strips(layer.gate_up, Order::kGateUp, 2 * ffn, width, false) &&
+           has_strips(layer.down, Order::kPlain, width, ffn, false);
+  });
+}
+
+// Deals the strips of a phase to `load.size()` shares and adds to `load`, their blocks so far. `level`: such that loads
+// become equal; else every share gets as many strips, give or take one.
+void deal(Params& p, int phase, int64_t strips, bool level, std::vector<int64_t>& load) {
+  const auto shares = static_cast<int64_t>(load.size()), blocks = int64_t{p.blocks[phase]};
+  const int64_t target = (std::accumulate(load.begin(), load.end(), int64_t{0}) + strips * blocks) / shares;
+  std::vector<int64_t> count(load.size());
+  for (size_t i = 0; i < load.size(); ++i)
+    count[i] = level ? std::max<int64_t>(0, (target - load[i]) / blocks) : strips / shares;
+  std::vector<size_t> order(load.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return load[a] + count[a] * blocks < load[b] + count[b] * blocks;
+  });
+  int64_t rest = strips - std::accumulate(count.begin(), count.end(), int64_t{0});
+  for (size_t i = 0; rest > 0; i = (i + 1) % order.size(), --rest) ++count[order[i]];
+  for (size_t i = order.size(); rest < 0; i = i == 1 ? order.size() : i - 1)
+    if (count[order[i - 1]] > 0) --count[order[i - 1]], ++rest;
+  int64_t begin = 0;
+  for (size_t i = 0; i < load.size(); ++i) {
+    p.begin[phase][i] = static_cast<uint16_t>(begin);
+    begin += count[i];
+    load[i] += count[i] * blocks;
+  }
+  p.begin[phase][load.size()] = static_cast<uint16_t>(begin);
+}
+
+// Pieces of the workspace, each from a 256-byte boundary.
+struct Workspace {
+  std::byte* at;
+  size_t used = 0;
+  template <class T>
+  T* take(int64_t count) {
+    T* piece = at ? reinterpret_cast<T*>(at + used) : nullptr;
+    used += (static_cast<size_t>(count) * sizeof(T) + 255) / 256 * 256;
+    return piece;
+  }
+};
+size_t place_workspace(Params& p, std::byte* memory) {
+  Workspace w{memory};
+  const int64_t parts = int64_t{kMaxRows} * p.kv_heads * kMaxSplits * kMaxGroup;
+  p.arrived = w.take<unsigned>(1);
+  p.left = w.take<unsigned>(1);
+  p.splits_done = w.take<unsigned>(kMaxRows * p.kv_heads);
+  p.q = w.take<bf16>(int64_t{kMaxRows} * p.heads * p.head_dim);
+  p.attended = w.take<bf16>(int64_t{kMaxRows} * p.heads * p.head_dim);
+  p.activated = w.take<bf16>(int64_t{kMaxRows} * p.ffn);
+  p.partial = w.take<float>(parts * p.head_dim);
+  p.partial_top = w.take<float2>(parts);
+  return w.used;
+}
+
+void set_shapes(Params& p, const Decoder& d) {
+  p.depth = static_cast<int>(d.depth);
+  p.width = static_cast<int>(d.norm.numel());
+  p.heads = static_cast<int>(d.heads);
+  p.kv_heads = static_cast<int>(d.kv_heads);
+  p.head_dim = static_cast<int>(d.head_dim);
+  p.ffn = static_cast<int>(d.layers[0].down.cols());
+  p.vocabulary = static_cast<int>(d.head.rows());
+}
+
+void set_schedule(Params& p, int ctas) {
+  const int width_blocks = p.width / kBlockCols;
+  p.blocks[kQkv] = p.blocks[kGateUp] = p.blocks[kHead] = width_blocks;
+  p.blocks[kOutput] = p.heads * p.head_dim / kBlockCols;
+  p.blocks[kDown] = p.ffn / kBlockCols;
+  std::vector<int64_t> load(static_cast<size_t>(ctas)), head_load(load);
+  deal(p, kDown, strips_of(p.width), false, load);
+  deal(p, kOutput, strips_of(p.width), false, load);
+  deal(p, kQkv, strips_of((p.heads + 2 * p.kv_heads) * p.head_dim), false, load);
+  deal(p, kGateUp, strips_of(2 * p.ffn), true, load);
+  deal(p, kHead, strips_of(p.vocabulary), false, head_load);
+}
+
+}  // namespace
+}  // namespace persistent
+
+bool can_decode_persistent(const Decoder& d, int64_t rows) {
+  return rows >= 1 && rows <= persistent::kMaxRows && use_hopper() && sm_count() <= persistent::kMaxCtas &&
+         persistent::has_shapes(d);
+}
+
+size_t persistent_workspace_bytes(const Decoder& d, int64_t /*max_pages*/) {
+  persistent::Params p;
+  persistent::set_shapes(p, d);
+  return persistent::place_workspace(p, nullptr);
+}
+
+void decode_persistent(Stream stream, const Decoder& d, const DecodeStep& step) {
+  using persistent::Params;
+  const int64_t rows = step.h.dim(0);
+  CHECK(can_decode_persistent(d, rows), "decode_persistent: {} rows, or shapes that it does not take", rows);
+  Params p;
+  persistent::set_shapes(p, d);
+  persistent::set_schedule(p, sm_count());
+  const size_t bytes = persistent::place_workspace(p, static_cast<std::byte*>(step.workspace.data));
+  CHECK(step.workspace.bytes() >= bytes, "decode_persistent: workspace of {} bytes, needs {}", step.workspace.bytes(),
+        bytes);
+  const auto elements = [](const Tensor& t) { return static_cast<bf16*>(t.data); };
+  p.rows = static_cast<int>(rows);
+  p.eps = d.eps;
+  p.scale = 1 / std::sqrt(static_cast<float>(d.head_dim));
+  p.max_pages = static_cast<int>(step.kv.page_table.dim(1));
+  p.h = elements(step.h);
+  p.cos_sin = step.cos_sin.as<float>();
+  p.slots = step.slots.as<int32_t>();
+  p.kv_lens = step.kv.kv_lens.as<int32_t>();
+  p.page_table = step.kv.page_table.as<int32_t>();
+  p.logits = step.logits.as<float>();
+  p.norm = elements(d.norm);
+  p.head = elements(d.head.data[0]);
+  for (int64_t i = 0; i < d.depth; ++i) {
+    const DecoderLayer& layer = d.layers[i];
+    p.layers[i] = {elements(layer.attention_norm),
+                   elements(layer.mlp_norm),
+                   elements(layer.qkv.bias[0]),
+                   {elements(layer.qkv.data[0]), elements(layer.output.data[0]), elements(layer.gate_up.data[0]),
+                    elements(layer.down.data[0])},
+                   elements(d.kv_layers[i])};
+  }
+
+  const auto kernel = p.width <= 4 * persistent::kPageBlocks * kBlockCols ? persistent::decode_kernel<4>
+                                                                         : persistent::decode_kernel<persistent::kMaxPages>;
+  constexpr int kShared = static_cast<int>(sizeof(persistent::Shared));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared), "decode_persistent");
+  cudaLaunchAttribute cooperative = {};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(sm_count()));
+  config.blockDim = dim3(persistent::kThreads + persistent::kStreamThreads);
+  config.dynamicSmemBytes = kShared;
+  config.stream = stream;
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, p), "decode_persistent");
+}
+
+}  // namespace saccade::cuda
