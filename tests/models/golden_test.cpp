@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <future>
 #include <map>
 #include <memory>
@@ -22,6 +23,13 @@ namespace saccade {
 namespace {
 
 const std::string kSource = SACCADE_SOURCE_DIR;
+
+// SACCADE_TEST_DEVICE=cuda tests the answers of a CUDA device, as far as its kernels go.
+const std::string& test_device() {
+  static const char* const asked = std::getenv("SACCADE_TEST_DEVICE");
+  static const std::string device = asked ? asked : "cpu";
+  return device;
+}
 
 struct Checkpoint {
   const char* name;
@@ -96,14 +104,23 @@ Request request_of(const Checkpoint& checkpoint, const Json& golden) {
 
 EngineOptions options_of(const Checkpoint& checkpoint, const std::string& dtype, int max_batch_tokens) {
   return {.model = kSource + checkpoint.folder,
+          .device = test_device(),
           .dtype = dtype,
           .max_batch = 16,
           .max_batch_tokens = max_batch_tokens,
           .max_context = 2048};
 }
 
+bool runs_here(const Checkpoint& checkpoint, const std::string& dtype) {
+  return test_device() == "cpu" || (dtype == "bf16" && checkpoint.name == std::string("TinyQwen2_5Vl"));
+}
+
 class Golden : public testing::TestWithParam<std::tuple<Checkpoint, const char*>> {
  protected:
+  void SetUp() override {
+    if (!runs_here(checkpoint, dtype)) GTEST_SKIP() << "not on " << test_device();
+  }
+
   const Checkpoint checkpoint = std::get<0>(GetParam());
   const std::string dtype = std::get<1>(GetParam());
 };
@@ -264,7 +281,12 @@ Answers together(Engine& engine, const std::vector<Request>& requests) {
   return answers;
 }
 
-class GoldenBatches : public testing::TestWithParam<Checkpoint> {};
+class GoldenBatches : public testing::TestWithParam<Checkpoint> {
+ protected:
+  void SetUp() override {
+    if (!runs_here(GetParam(), "bf16")) GTEST_SKIP() << "not on " << test_device();
+  }
+};
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenBatches, testing::ValuesIn(kCheckpoints),
                          [](const auto& info) { return std::string(info.param.name); });
