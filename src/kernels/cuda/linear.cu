@@ -110,7 +110,7 @@ void linear(Stream stream, const Tensor& x, const Weight& w, const Tensor& y, Li
   CHECK(w.format == Weight::Format::kStrips && w.parts == 1, "linear: weights are not in strips");
   CHECK(x.rank == 2 && y.rank == 2 && x.contiguous() && y.contiguous() && x.dim(0) == y.dim(0), "linear: x {}, y {}",
         x.describe(), y.describe());
-  CHECK(x.dim(1) % 2 == 0 && x.dim(1) <= w.cols() && y.dim(1) == (gated ? w.rows() / 2 : w.rows()),
+  CHECK(x.dim(1) % 2 == 0 && x.dim(1) <= w.data[0].dim(1) * kBlockCols && y.dim(1) == (gated ? w.rows() / 2 : w.rows()),
         "linear: x {}, w [{}, {}], y {}", x.describe(), w.rows(), w.cols(), y.describe());
   CHECK(!gated || w.rows() % 16 == 0, "linear: {} rows are not gates and ups", w.rows());
   if (x.dim(0) == 0) return;
