@@ -169,6 +169,8 @@ TEST_F(PagedAttention, SequencesOfAllKinds) {
                        {{1, 300}, {70, 0}, {0, 50}, {1, 0}, {64, 64}, {17, 191}, {1, 63}, {1, 64}});
 }
 TEST_F(PagedAttention, PagesMoreThanTheRingHolds) { check_against_double(seed_, {8, 2, 128}, {{40, 1500}}); }
+// Long enough that row tiles of very different lengths may share a block.
+TEST_F(PagedAttention, LongPrompt) { check_against_double(seed_, {16, 2, 128}, {{600, 0}}); }
 TEST_F(PagedAttention, ScoresOfWideRange) { check_against_double(seed_, {16, 2, 128}, {{140, 500}}, 12); }
 TEST_F(PagedAttention, ManyDecodes) {
   std::mt19937 rng(seed_);

@@ -28,7 +28,7 @@ __device__ __forceinline__ uint32_t chunk_address(uint32_t tile, int token, int 
 // may be infinite, which a weight of 0 does not cancel.
 template <int kDh>
 __device__ __forceinline__ void start_copy(uint32_t to, const bf16* from, int valid) {
-#pragma unroll
+#pragma unroll 2
   for (int c = static_cast<int>(threadIdx.x); c < kKvPageTokens * kDh / 8; c += kThreads)
     cp_async_16_or_zero(to + static_cast<uint32_t>(c) * 16, from + c * 8, c / 8 % kKvPageTokens < valid ? 16 : 0);
 }

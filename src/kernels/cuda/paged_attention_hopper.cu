@@ -215,17 +215,28 @@ __device__ __forceinline__ void attend(const PagedAttention& a, const TiledRows&
   }
   wgmma_wait<0>();
   pin(o);
+  if (thread % 32 == 0) {  // the other warpgroup may go on
+    if (tiles > 1) mbarrier_arrive(read[1]);
+    mbarrier_arrive(read[0]);
+  }
   store_rows<kDh>(a, rows, row, softmax, o);
 }
 
-// The row tiles of a CTA, longest first, -1 for none. Where all CTAs run at once, a long one goes with a short one.
-__device__ __forceinline__ int tile_of(int tiles, bool fold, int group) {
+// How row tiles go to the warpgroups of CTAs, longest first.
+enum class Deal {
+  kSingle,    // one for each CTA: all run at once
+  kFolded,    // a long one with a short one: all run at once
+  kAdjacent,  // with the next: as few copies as can be
+};
+__device__ __forceinline__ int tile_of(int tiles, Deal deal, int group) {  // < 0: none
   const int j = static_cast<int>(blockIdx.y);
-  const int tile = fold && group == 1 ? j : tiles - 1 - (fold ? j : 2 * j + group);
-  return fold && (2 * j >= tiles || (group == 1 && 2 * j == tiles - 1)) ? -1 : tile;
+  if (deal == Deal::kAdjacent) return tiles - 1 - 2 * j - group;
+  if (deal == Deal::kSingle) return group == 0 ? tiles - 1 - j : -1;
+  const int long_one = tiles - 1 - j;
+  return group == 0 ? (j <= long_one ? long_one : -1) : (j < long_one ? j : -1);
 }
 
-__global__ void __launch_bounds__(kThreads, 1) paged_attention_kernel(const PagedAttention a, const bool fold) {
+__global__ void __launch_bounds__(kThreads, 1) paged_attention_kernel(const PagedAttention a, const Deal deal) {
   extern __shared__ uint8_t dynamic[];
   __shared__ uint64_t barriers[kStages * (1 + kGroups)];
   pdl_launch();
@@ -246,14 +257,14 @@ __global__ void __launch_bounds__(kThreads, 1) paged_attention_kernel(const Page
   const int count = rows.tiles();
   if (group < kGroups) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    const int tile = tile_of(count, fold, group);
+    const int tile = tile_of(count, deal, group);
     if (tile >= 0) attend(a, rows, tile, group, ring);
   } else {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x / 32 != kGroups * 4) return;
     int tiles[kGroups];
     for (int g = 0; g < kGroups; ++g) {
-      const int tile = tile_of(count, fold, g);
+      const int tile = tile_of(count, deal, g);
       tiles[g] = tile < 0 ? 0 : rows.key_tiles(tile);
     }
     copy_tiles(a, rows, tiles, ring);
@@ -270,9 +281,11 @@ void paged_attention_hopper(Stream stream, const PagedAttention& a, int64_t sequ
   }();
   (void)allowed;
   const int64_t tiles = (longest_q * (a.heads / a.kv_heads) + kTileRows - 1) / kTileRows;
-  const dim3 grid(static_cast<unsigned>(sequences * a.kv_heads), static_cast<unsigned>((tiles + 1) / 2));
-  const bool fold = static_cast<int64_t>(grid.x) * grid.y <= sm_count();
-  launch_pdl("paged_attention", paged_attention_kernel, grid, dim3(kThreads), kShared, stream, a, fold);
+  const int64_t all = sequences * a.kv_heads * tiles;
+  const Deal deal = all <= sm_count() ? Deal::kSingle : all <= 2 * sm_count() ? Deal::kFolded : Deal::kAdjacent;
+  const dim3 grid(static_cast<unsigned>(sequences * a.kv_heads),
+                  static_cast<unsigned>(deal == Deal::kSingle ? tiles : (tiles + 1) / 2));
+  launch_pdl("paged_attention", paged_attention_kernel, grid, dim3(kThreads), kShared, stream, a, deal);
 }
 
 }  // namespace saccade::cuda
