@@ -64,7 +64,7 @@ TEST_F(RowsTest, Embeds) {
 }
 
 TEST_F(RowsTest, RmsNorm) {
-  for (const int64_t d : {8, 264, 1280, 2048, 3584, 8192, 16384})
+  for (const int64_t d : {8, 264, 1280, 2048, 3584, 8192})
     for (const int64_t rows : {1, 5}) {
       SCOPED_TRACE(fmt::format("D {} rows {}", d, rows));
       const auto xs = normal_bf16(rng, static_cast<size_t>(rows * d), 3), ws = normal_bf16(rng, static_cast<size_t>(d));

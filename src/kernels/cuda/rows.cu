@@ -54,56 +54,59 @@ void gather(const char* op, Stream stream, const Tensor& x, const Tensor& index,
   row_bytes % 16 == 0 ? run(uint4{}) : run(uint8_t{});
 }
 
-// A CTA for each row, which it holds in registers between the sum and the product. Bytes: x and y once; w stays in L2.
-// D = 8 * vectors <= 8 * kHeld * threads. The sum of squares is in float, in an order that depends on D alone.
-constexpr int kHeld = 2;
+// A CTA for each row, a vector in the registers of each thread between the sum and the product. Bytes: x and y once; w
+// stays in L2. The sum of squares is in float, in an order that depends on D alone.
 constexpr int kMaxNormThreads = 1024;
 
-__global__ void __launch_bounds__(kMaxNormThreads)
+__global__ void __launch_bounds__(kMaxNormThreads, 2)
     rms_norm_kernel(const uint4* x, const uint4* w, float eps, uint4* y, int vectors) {
   pdl_launch();
   pdl_wait();
-  const int64_t row = int64_t{blockIdx.x} * vectors;
-  Vector v[kHeld], weight[kHeld];
+  const int i = static_cast<int>(threadIdx.x), lane = i % 32, warps = static_cast<int>(blockDim.x) / 32;
+  const int64_t at = int64_t{blockIdx.x} * vectors + i;
+  Vector v = {}, weight = {};
+  if (i < vectors) {
+    v.bits = x[at];
+    weight.bits = __ldg(w + i);
+  }
   float squares = 0;
 #pragma unroll
-  for (int h = 0; h < kHeld; ++h) {
-    const int i = h * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
-    if (i >= vectors) continue;
-    v[h].bits = x[row + i];
-    weight[h].bits = __ldg(w + i);
-    for (const bf16 each : v[h].value) squares = fmaf(__bfloat162float(each), __bfloat162float(each), squares);
+  for (int j = 0; j < kVector; ++j) {
+    const float each = __bfloat162float(v.value[j]);
+    squares = fmaf(each, each, squares);
   }
-  for (int lane = 16; lane > 0; lane /= 2) squares += __shfl_xor_sync(~0u, squares, lane);
+  for (int other = 16; other > 0; other /= 2) squares += __shfl_xor_sync(~0u, squares, other);
   __shared__ float of_warp[kMaxNormThreads / 32];
-  const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
-  if (threadIdx.x % 32 == 0) of_warp[warp] = squares;
+  if (lane == 0) of_warp[i / 32] = squares;
   __syncthreads();
-  const int lane = static_cast<int>(threadIdx.x) % 32;
   squares = lane < warps ? of_warp[lane] : 0;
   for (int other = 16; other > 0; other /= 2) squares += __shfl_xor_sync(~0u, squares, other);
   const float scale = 1 / sqrtf(squares / static_cast<float>(vectors * kVector) + eps);
+  if (i >= vectors) return;
 #pragma unroll
-  for (int h = 0; h < kHeld; ++h) {
-    const int i = h * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
-    if (i >= vectors) continue;
-    Vector out;
+  for (int j = 0; j < kVector; ++j)
+    v.value[j] = __float2bfloat16_rn(rounded(__bfloat162float(v.value[j]) * scale) * __bfloat162float(weight.value[j]));
+  y[at] = v.bits;
+}
+
+// x * Phi(x) with the approximation of erfc of kernels/cpu/functions.h, which keeps the relative precision of the left
+// tail: erfcf would take longer than the memory.
+__device__ __forceinline__ bf16 gelu_of(bf16 value) {
+  constexpr float kPolynomial[] = {-1.26550722f, 0.999916315f, 0.374983639f, 0.0930531397f, -0.177782640f,
+                                   0.268727064f, -1.13101268f, 1.49185395f,  -0.826409101f, 0.172177628f};
+  const float x = __bfloat162float(value), z = fminf(17.0f, fabsf(x) * 0.70710678f);
+  const float t = __fdividef(1.0f, fmaf(z, 0.5f, 1.0f));
+  float p = kPolynomial[9];
 #pragma unroll
-    for (int j = 0; j < kVector; ++j)
-      out.value[j] =
-          __float2bfloat16_rn(rounded(__bfloat162float(v[h].value[j]) * scale) * __bfloat162float(weight[h].value[j]));
-    y[row + i] = out.bits;
-  }
+  for (int i = 8; i >= 0; --i) p = fmaf(p, t, kPolynomial[i]);
+  const float tail = 0.5f * t * __expf(p - z * z);
+  return __float2bfloat16_rn(x * (x < 0 ? tail : 1 - tail));
 }
 
 // One vector a thread, the last one perhaps short.
 __global__ void __launch_bounds__(kThreads) gelu_kernel(const bf16* x, bf16* y, int64_t count) {
   pdl_launch();
   pdl_wait();
-  const auto gelu_of = [](bf16 value) {
-    const float v = __bfloat162float(value);
-    return __float2bfloat16_rn(v * erfcf(-v * 0.70710678118654752440f) / 2);
-  };
   const int64_t i = global_thread() * kVector;
   if (i + kVector <= count) {
     Vector v;
@@ -247,9 +250,8 @@ void gather_rows(Stream stream, const Tensor& x, const Tensor& index, const Tens
 void rms_norm(Stream stream, const Tensor& x, const Tensor& w, float eps, const Tensor& y) {
   const int64_t rows = x.dim(0), d = x.dim(1), vectors = d / kVector;
   CHECK(w.dim(0) == d && y.numel() == x.numel(), "rms_norm: x {}, w {}", x.describe(), w.describe());
-  if (d % kVector != 0 || vectors > kHeld * kMaxNormThreads)
-    fail("rms_norm: expected a multiple of {} up to {} columns, found {}", kVector, kVector * kHeld * kMaxNormThreads,
-         d);
+  if (d % kVector != 0 || vectors > kMaxNormThreads)
+    fail("rms_norm: expected a multiple of {} up to {} columns, found {}", kVector, kVector * kMaxNormThreads, d);
   if (rows == 0) return;
   launch_pdl("rms_norm", rms_norm_kernel, dim3(static_cast<unsigned>(rows)),
              dim3(threads_for(vectors, kMaxNormThreads)), 0, stream, reinterpret_cast<const uint4*>(x.as<BFloat16>()),
