@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 
+#include "base/memory.h"
 #include "build_info.h"
 #include "command.h"
 #include "console.h"
@@ -61,6 +62,7 @@ int dispatch(Args args) {
 
 int guarded_main(int argc, char** argv) {
   install_signal_handlers();
+  keep_freed_memory();
   try {
     return dispatch(Args(argv + 1, argv + argc));
   } catch (const UsageError& e) {

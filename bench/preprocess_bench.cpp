@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "base/memory.h"
 #include "models/qwen2_5_vl/preprocess.h"
 
 namespace {
@@ -67,6 +68,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "usage: preprocess_bench FILE [ROUNDS]\n");
     return 2;
   }
+  saccade::keep_freed_memory();  // as the programs do
   try {
     return run(argv[1], argc > 2 ? std::max(1, std::atoi(argv[2])) : 50);
   } catch (const saccade::Error& error) {

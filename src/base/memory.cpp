@@ -1,6 +1,9 @@
 #include "base/memory.h"
 
 #include <fmt/format.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -76,6 +79,13 @@ size_t available_memory_bytes(const std::string& root) {
   const auto kilobytes = value_of(root + "/proc/meminfo", "MemAvailable:");
   if (!kilobytes) return 0;
   return std::min(*kilobytes * 1024, left_in_all_groups(root));
+}
+
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that glibc takes
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+#endif
 }
 
 }  // namespace saccade

@@ -29,7 +29,9 @@ namespace saccade::media {
 namespace {
 
 constexpr const char* kFormats = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif,ivf";
-constexpr int kMaxThreads = 4;
+// Each decodes a frame of its own and holds the pictures for it.
+constexpr int kMaxThreads = 16, kMaxThreadsOfLargeFrames = 4;
+constexpr int64_t kLargeFrame = int64_t{1} << 23;
 
 #if LIBAVCODEC_VERSION_MAJOR >= 61
 constexpr auto chroma_position = av_chroma_location_enum_to_pos;
@@ -161,7 +163,8 @@ class Reader {
            limits.max_frame_pixels);
     codec_.reset(need(avcodec_alloc_context3(decoder), path_));
     codec_->max_pixels = limits.max_frame_pixels;
-    codec_->thread_count = std::min(available_cores(), kMaxThreads);
+    codec_->thread_count =
+        std::min(available_cores(), width * height < kLargeFrame ? kMaxThreads : kMaxThreadsOfLargeFrames);
     if (avcodec_parameters_to_context(codec_.get(), stream_->codecpar) < 0 ||
         avcodec_open2(codec_.get(), decoder, nullptr) < 0)
       fail("{}: the codec of the video is damaged or not supported", path_);
