@@ -7,6 +7,7 @@
 #include <span>
 
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/preprocess.h"
 #include "kernels/cuda/sampling.h"
 #include "ops/ctx.h"
 #include "ops/paged_kv.h"
@@ -93,6 +94,15 @@ Tensor vision_attention(const Ctx& c, const Tensor& qkv, const Tensor& cos_sin, 
 // Full attention inside each segment [cu_seqlens[i], cu_seqlens[i+1]) of the P rows: qkv [P,3,H,Dh],
 // cu_seqlens [n+1] I32 -> [P, H*Dh].
 Tensor segment_attention(const Ctx& c, const Tensor& qkv, const Tensor& cu_seqlens, float scale);
+
+// Pictures on a CUDA device; the host's forms are media::resize_bicubic and a model's preprocessing, bit-equal.
+// rgb [F,h,w,3] U8 -> [F,oh,ow,3] by the taps of each axis, none where it keeps its size; the order of the passes is
+// that of media::down_before_across.
+using cuda::ResizeAxis;
+Tensor resize_bicubic(const Ctx& c, const Tensor& rgb, const ResizeAxis& x, const ResizeAxis& y, bool down_first);
+// frames [F, gh*patch, gw*patch, 3] U8 -> [gt*gh*gw, 3*temporal*patch*patch] BF16 by levels [3,256], in the order of
+// cuda::patchify; gt*temporal is F, or F with its last frame repeated.
+Tensor patchify(const Ctx& c, const Tensor& frames, const Tensor& levels, int patch, int merge, int temporal);
 
 // A dense decoder over the paged cache, as Qwen2.5, Llama and kin have it:
 //   h += attention(qkv(norm(h))) W_o^T;  h += gate_up_silu(norm(h)) W_down^T;  logits of norm(h)

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "models/generation_config.h"
 #include "models/qwen2_5_vl/boxes.h"
+#include "models/qwen2_5_vl/device_patches.h"
 #include "models/qwen2_5_vl/preprocess.h"
 #include "models/qwen2_5_vl/prompt.h"
 #include "models/qwen2_5_vl/sizes.h"
@@ -25,8 +26,20 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 constexpr const char* kArchitecture = "qwen2.5-vl";
 constexpr double kMaxPosition = 1 << 30;  // of the time axis of a clip
 
+// Patches; or on a CUDA device the decoded frames, from which it makes them.
 struct VisionPatches : VisionInput {
   Patches patches;
+  std::vector<media::Image> frames;
+  Size size;
+
+  void keep(std::vector<media::Image> decoded, Size to, const PreprocessConfig& config) {
+    const auto temporal = static_cast<size_t>(config.temporal_patch);
+    frames = std::move(decoded);
+    size = to;
+    patches.grid_t = static_cast<int64_t>((frames.size() + temporal - 1) / temporal);
+    patches.grid_h = to.height / config.patch;
+    patches.grid_w = to.width / config.patch;
+  }
 };
 
 // Checkpoints name tensors in two layouts: the published one, and the one with model.language_model and model.visual.
@@ -86,6 +99,7 @@ class QwenModel final : public Model {
   QwenModel(const ModelOptions& options, const Config& config, Tokenizer tokenizer, Weights weights)
       : config_(config),
         dtype_(options.dtype),
+        on_device_(options.memory == Memory::kCuda),
         preprocess_(read_preprocess_config(options)),
         tokenizer_(std::move(tokenizer)),
         weights_(std::move(weights)),
@@ -125,8 +139,10 @@ class QwenModel final : public Model {
       for (const ContentPart& part : message.content) {
         if (part.type == ContentPart::Type::kText) continue;
         auto input = std::make_shared<VisionPatches>();
-        input->patches =
-            part.type == ContentPart::Type::kImage ? prepare_image(part, prompt) : prepare_video(part, prompt);
+        if (part.type == ContentPart::Type::kImage)
+          prepare_image(part, prompt, *input);
+        else
+          prepare_video(part, prompt, *input);
         const Patches& p = input->patches;
         grids.push_back({part.type == ContentPart::Type::kVideo, p.grid_t, p.grid_h / config_.vision.merge,
                          p.grid_w / config_.vision.merge, p.second_per_grid});
@@ -147,8 +163,9 @@ class QwenModel final : public Model {
     int64_t at = 0;
     for (const VisionInput* input : inputs) {
       const auto scratch = c.arena.scope();
-      const Patches& p = static_cast<const VisionPatches*>(input)->patches;
-      const Tensor pixels = ops::upload(c, p.pixels);
+      const auto& media = *static_cast<const VisionPatches*>(input);
+      const Patches& p = media.patches;
+      const Tensor pixels = on_device_ ? patches_on_device(c, media.frames, media.size, preprocess_) : p.pixels;
       ops::copy_(c, all.slice(at, at + input->tokens), vision_.forward(c, pixels, p.grid_t, p.grid_h, p.grid_w));
       at += input->tokens;
     }
@@ -193,42 +210,55 @@ class QwenModel final : public Model {
     return config;
   }
 
-  Patches prepare_image(const ContentPart& part, Prompt& prompt) const {
+  void prepare_image(const ContentPart& part, Prompt& prompt, VisionPatches& input) const {
     const std::string origin = part.path.empty() ? "image" : part.path;
     auto start = Clock::now();
-    const media::Image image = part.path.empty() ? media::decode_image(std::as_bytes(std::span(part.bytes)), origin)
-                                                 : media::load_image(part.path);
+    media::Image image = part.path.empty() ? media::decode_image(std::as_bytes(std::span(part.bytes)), origin)
+                                           : media::load_image(part.path);
     prompt.decode_seconds += seconds_since(start);
     start = Clock::now();
-    Patches patches = preprocess_image(image, limits_of(part), dtype_, origin);
-    prompt.pictures.push_back(
-        {image.width, image.height, patches.grid_w * preprocess_.patch, patches.grid_h * preprocess_.patch});
+    const PreprocessConfig limits = limits_of(part);
+    const Size size = size_of(image, limits, origin);
+    prompt.pictures.push_back({image.width, image.height, size.width, size.height});
+    if (on_device_) {
+      std::vector<media::Image> frames;
+      frames.push_back(std::move(image));
+      input.keep(std::move(frames), size, preprocess_);
+    } else {
+      input.patches = preprocess_image(image, limits, dtype_, origin);
+    }
     prompt.preprocess_seconds += seconds_since(start);
-    return patches;
   }
 
-  Patches prepare_video(const ContentPart& part, Prompt& prompt) const {
+  void prepare_video(const ContentPart& part, Prompt& prompt, VisionPatches& input) const {
     auto start = Clock::now();
     media::VideoSampling sampling;
     sampling.fps = part.media.fps;
     sampling.num_frames = part.media.num_frames;
     const std::string origin = part.frames.empty() ? part.path : part.frames.front();
-    const media::Video video = part.frames.empty() ? media::load_video(part.path, sampling)
-                                                   : media::load_frames(part.frames, part.media.fps.value_or(2.0));
+    media::Video video = part.frames.empty() ? media::load_video(part.path, sampling)
+                                             : media::load_frames(part.frames, part.media.fps.value_or(2.0));
     prompt.decode_seconds += seconds_since(start);
     start = Clock::now();
-    Patches patches = preprocess_video(video, limits_of(part), dtype_, origin);
+    Patches& patches = input.patches;
+    if (on_device_) {
+      const Size size = size_of(video, limits_of(part), origin);
+      input.keep(std::move(video.frames), size, preprocess_);
+      patches.second_per_grid = preprocess_.temporal_patch / video.fps;
+    } else {
+      patches = preprocess_video(video, limits_of(part), dtype_, origin);
+    }
     const double seconds = patches.second_per_grid * static_cast<double>(patches.grid_t);
     if (!(seconds * config_.vision.tokens_per_second <= kMaxPosition)) {
       fail("{}: at {} frames per second the clip lasts {} s, more than positions can count", origin, video.fps,
            seconds);
     }
     prompt.preprocess_seconds += seconds_since(start);
-    return patches;
   }
 
   Config config_;
   DType dtype_;
+  bool on_device_;
   PreprocessConfig preprocess_;
   Tokenizer tokenizer_;
   Weights weights_;

@@ -180,17 +180,12 @@ Patches patchify(std::span<const media::Image> images, const PreprocessConfig& c
   return patches;
 }
 
-Patches preprocess_image(const media::Image& image, const PreprocessConfig& config, DType dtype,
-                         const std::string& origin) {
-  const Size size = smart_resize(image.height, image.width, config.patch * config.merge, config.min_pixels,
-                                 config.max_pixels, origin);
-  if (size.width == image.width && size.height == image.height) return patchify({&image, 1}, config, dtype);
-  const media::Image resized = media::resize_bicubic(image, size.width, size.height);
-  return patchify({&resized, 1}, config, dtype);
+Size size_of(const media::Image& image, const PreprocessConfig& config, const std::string& origin) {
+  return smart_resize(image.height, image.width, config.patch * config.merge, config.min_pixels, config.max_pixels,
+                      origin);
 }
 
-Patches preprocess_video(const media::Video& video, const PreprocessConfig& config, DType dtype,
-                         const std::string& origin) {
+Size size_of(const media::Video& video, const PreprocessConfig& config, const std::string& origin) {
   if (video.frames.empty()) fail("{}: video without frames", origin);
   if (!(video.fps > 0)) fail("{}: video at {} frames per second, expected more than 0", origin, video.fps);
   const int width = video.frames[0].width, height = video.frames[0].height;
@@ -200,9 +195,22 @@ Patches preprocess_video(const media::Video& video, const PreprocessConfig& conf
   const int64_t share = config.video_total_pixels * config.temporal_patch / static_cast<int64_t>(video.frames.size());
   const auto least = static_cast<int64_t>(static_cast<double>(config.video_min_pixels) * 1.05);
   const int64_t most = std::min(config.video_max_pixels, std::max(share, least));
-  const Size size = smart_resize(height, width, config.patch * config.merge, config.video_min_pixels, most, origin);
+  return smart_resize(height, width, config.patch * config.merge, config.video_min_pixels, most, origin);
+}
+
+Patches preprocess_image(const media::Image& image, const PreprocessConfig& config, DType dtype,
+                         const std::string& origin) {
+  const Size size = size_of(image, config, origin);
+  if (size.width == image.width && size.height == image.height) return patchify({&image, 1}, config, dtype);
+  const media::Image resized = media::resize_bicubic(image, size.width, size.height);
+  return patchify({&resized, 1}, config, dtype);
+}
+
+Patches preprocess_video(const media::Video& video, const PreprocessConfig& config, DType dtype,
+                         const std::string& origin) {
+  const Size size = size_of(video, config, origin);
   Patches patches;
-  if (size.width == width && size.height == height) {
+  if (size.width == video.frames[0].width && size.height == video.frames[0].height) {
     patches = patchify(video.frames, config, dtype);
   } else {
     std::vector<media::Image> resized;
