@@ -3,9 +3,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <fstream>
 #include <iterator>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,9 +18,11 @@
 #include "build_info.h"
 #include "console.h"
 #include "flags.h"
+#include "kernels/cuda/probe.h"
 #include "machine_probe.h"
 #include "session.h"
 #include "system_info.h"
+#include "tensor/device.h"
 
 namespace saccade::apps {
 namespace {
@@ -40,6 +46,36 @@ struct Machine {
   double read() const { return std::max(read_before, read_after); }  // the harder floor of the two
 };
 
+// Of what the engine runs on: "cuda:1 (NVIDIA H200)" is device 1, anything else the CPU.
+class Probe {
+ public:
+  Probe(const EngineOptions& options, const std::string& name) : options_(options), cuda_(name.starts_with("cuda:")) {
+    if (cuda_)
+      device::use(std::stoi(name.substr(std::string_view("cuda:").size())));
+    else
+      pool_.emplace(options.threads);  // sleeps while the engine runs, as the engine does while these measure
+  }
+
+  Peak peak() {
+    if constexpr (device::kCudaBuilt) {
+      if (cuda_) return {cuda::measure_bf16_peak(0.2), cuda::bf16_peak_instruction()};
+    }
+    return options_.dtype == "f32" ? measure_f32_peak(*pool_, 0.3) : measure_bf16_peak(*pool_, 0.3);
+  }
+  double read_bandwidth() {
+    if constexpr (device::kCudaBuilt) {
+      if (cuda_) return cuda::measure_read_bandwidth();
+    }
+    return measure_read_bandwidth(*pool_, 1.0);
+  }
+  int threads() const { return pool_ ? pool_->size() : 0; }
+
+ private:
+  const EngineOptions& options_;
+  bool cuda_;
+  std::optional<ThreadPool> pool_;
+};
+
 struct Stage {
   const char* name;
   double Timings::*value;
@@ -52,10 +88,49 @@ constexpr Stage kStages[] = {{"decode_media", &Timings::decode_media},
                              {"decode", &Timings::decode},
                              {"total", &Timings::total}};
 
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
 class Bench {
  public:
   Bench(Engine& engine, std::vector<ContentPart> media, int tokens)
       : engine_(engine), media_(std::move(media)), tokens_(tokens) {}
+
+  // The same request `count` times at once. first_token and total of the result are those of the whole batch: until the
+  // last of its first tokens and until its end; decode is the time of its steps once all are decoding, as the median
+  // step of the last to begin times their number; the other stages are those of the first request.
+  Result together(int count) {
+    struct Timeline {
+      std::vector<double> tokens;
+      Result result;
+    };
+    std::vector<Timeline> lines(static_cast<size_t>(count));
+    std::mutex mutex;
+    std::condition_variable wake;
+    int left = count;
+    const auto start = Clock::now();
+    for (Timeline& line : lines)
+      engine_.submit(
+          request(), [&line, start](const TokenEvent&) { line.tokens.push_back(seconds_since(start)); },
+          [&](const Result& r) {
+            line.result = r;
+            const std::lock_guard lock(mutex);
+            if (--left == 0) wake.notify_one();
+          });
+    std::unique_lock lock(mutex);
+    wake.wait(lock, [&] { return left == 0; });
+    const double total = seconds_since(start);
+    for (const Timeline& line : lines)
+      if (line.result.finish == FinishReason::kError) fail("{}", line.result.error);
+    const auto last = std::ranges::max_element(lines, {}, [](const Timeline& line) { return line.tokens.front(); });
+    std::vector<double> steps;
+    for (size_t i = 1; i < last->tokens.size(); ++i) steps.push_back(last->tokens[i] - last->tokens[i - 1]);
+    Result result = lines.front().result;
+    result.timings.first_token = last->tokens.front();
+    result.timings.decode = steps.empty() ? 0 : spread(steps).median * static_cast<double>(steps.size());
+    result.timings.total = total;
+    return result;
+  }
 
   // A repeated word, as often as gives `prompt_tokens` of text and template together.
   void set_prompt(int64_t prompt_tokens) {
@@ -75,10 +150,7 @@ class Bench {
   void set_prompt(std::string text) { prompt_ = std::move(text); }
 
   Result once() {
-    Request request = text_request(prompt_);
-    auto& content = request.messages.back().content;
-    content.insert(content.begin(), media_.begin(), media_.end());
-    Answer answer = ask(engine_, std::move(request), false);
+    Answer answer = ask(engine_, request(), false);
     if (answer.interrupted) fail("interrupted");
     return std::move(answer.result);
   }
@@ -88,6 +160,13 @@ class Bench {
     std::string text = "the";
     for (int64_t i = 1; i < count; ++i) text += " the";
     return text;
+  }
+
+  Request request() const {
+    Request request = text_request(prompt_);
+    auto& content = request.messages.back().content;
+    content.insert(content.begin(), media_.begin(), media_.end());
+    return request;
   }
 
   Request text_request(std::string text) const {
@@ -116,7 +195,8 @@ double prefill_flops(const ModelInfo& info, const MemoryPlan& plan, size_t token
 }
 
 // Rates of the median run, as shares of what the machine can do.
-Json rates(const ModelInfo& info, const MemoryPlan& plan, const Machine& machine, const std::vector<Result>& results) {
+Json rates(const ModelInfo& info, const MemoryPlan& plan, const Machine& machine, const std::vector<Result>& results,
+           int batch) {
   const auto median = [&](double Timings::*stage) {
     std::vector<double> values;
     for (const auto& r : results) values.push_back(r.timings.*stage);
@@ -124,7 +204,7 @@ Json rates(const ModelInfo& info, const MemoryPlan& plan, const Machine& machine
   };
   Json json;
   const size_t prompt = results[0].prompt_ids.size(), generated = results[0].token_ids.size();
-  if (const double t = median(&Timings::prefill); t > 0) {
+  if (const double t = median(&Timings::prefill); t > 0 && batch == 1) {
     const double flops = prefill_flops(info, plan, prompt) / t;
     json["prefill"] = {{"tokens_per_second", static_cast<double>(prompt) / t},
                        {"flops", flops},
@@ -135,9 +215,10 @@ Json rates(const ModelInfo& info, const MemoryPlan& plan, const Machine& machine
     // The cache grows by a token each step; a step reads what was there and what it adds.
     const double context = static_cast<double>(prompt) + (steps + 1) / 2;
     const double bytes =
-        static_cast<double>(info.weight_bytes_per_token) + context * static_cast<double>(plan.kv_bytes_per_token);
-    json["decode"] = {{"tokens_per_second", steps / t},
-                      {"bytes_per_token", bytes},
+        static_cast<double>(info.weight_bytes_per_token) + batch * context * static_cast<double>(plan.kv_bytes_per_token);
+    json["decode"] = {{"tokens_per_second", batch * steps / t},
+                      {"ms_per_step", t / steps * 1e3},
+                      {"bytes_per_step", bytes},
                       {"bytes_per_second", bytes * steps / t},
                       {"share_of_read_bandwidth", bytes * steps / t / machine.read()}};
   }
@@ -151,14 +232,17 @@ std::string describe(const Json& j) {
   fmt::format_to(out, "model     {} ({}), {} parameters, {}\n", model["name"].get<std::string>(),
                  model["architecture"].get<std::string>(), human_count(model["parameters"].get<double>()),
                  j["dtype"].get<std::string>());
-  fmt::format_to(out, "machine   {}, {} threads; reads {:.1f} GB/s before, {:.1f} after; {:.0f} GFLOP/s at most ({})\n",
-                 j["cpu"].get<std::string>(), j["threads"].get<int>(),
+  const int threads = j["threads"].get<int>();
+  fmt::format_to(out, "machine   {}; reads {:.1f} GB/s before, {:.1f} after; {:.0f} GFLOP/s at most ({})\n",
+                 threads > 0 ? fmt::format("{}, {} threads", j["cpu"].get<std::string>(), threads)
+                             : j["memory"]["device"].get<std::string>(),
                  machine["read_bytes_per_second_before"].get<double>() / 1e9,
                  machine["read_bytes_per_second_after"].get<double>() / 1e9, machine["peak_flops"].get<double>() / 1e9,
                  machine["peak_instruction"].get<std::string>());
-  fmt::format_to(out, "job       {} prompt tokens, {} generated, {} runs after {} to warm up\n\n",
-                 j["prompt_tokens"].get<size_t>(), j["generated_tokens"].get<size_t>(), j["samples"].size(),
-                 j["warmup"].get<int>());
+  const int batch = j["batch"].get<int>();
+  fmt::format_to(out, "job       {}{} prompt tokens, {} generated, {} runs after {} to warm up\n\n",
+                 batch > 1 ? fmt::format("{} at once: ", batch) : "", j["prompt_tokens"].get<size_t>(),
+                 j["generated_tokens"].get<size_t>(), j["samples"].size(), j["warmup"].get<int>());
   fmt::format_to(out, "{:<14}{:>12}{:>12}{:>12}   ms\n", "stage", "median", "min", "max");
   for (const Stage& stage : kStages) {
     const Json& s = j["summary_ms"][stage.name];
@@ -175,8 +259,9 @@ std::string describe(const Json& j) {
   }
   if (rates.contains("decode")) {
     const Json& r = rates["decode"];
-    fmt::format_to(out, "decode    {:.2f} tok/s, {:.3f} GB a token, {:.2f} GB/s, {:.1f}% of the read bandwidth\n",
-                   r["tokens_per_second"].get<double>(), r["bytes_per_token"].get<double>() / 1e9,
+    fmt::format_to(out, "decode    {:.2f} tok/s, {:.3f} ms and {:.3f} GB a step, {:.2f} GB/s, {:.1f}% of the read bandwidth\n",
+                   r["tokens_per_second"].get<double>(), r["ms_per_step"].get<double>(),
+                   r["bytes_per_step"].get<double>() / 1e9,
                    r["bytes_per_second"].get<double>() / 1e9, r["share_of_read_bandwidth"].get<double>() * 100);
   }
   return text;
@@ -192,7 +277,7 @@ int bench(const Args& args) {
   EngineFlags flags;
   MediaFlags media;
   int64_t prompt_tokens = 0;
-  int tokens = 32, runs = 5, warmup = 1;
+  int tokens = 32, runs = 5, warmup = 1, batch = 1;
   std::string prompt = "Describe this.", json_path;
   flags.add_to(app);
   media.add_to(app);
@@ -205,34 +290,38 @@ int bench(const Args& args) {
   app.add_option("-n,--tokens,--max-tokens", tokens, "tokens to generate (default 32)")
       ->type_name("N")
       ->check(integer_in(1, 1 << 24));
+  app.add_option("-b,--batch", batch, "the same request N times at once (default 1)")
+      ->type_name("N")
+      ->check(integer_in(1, 4096));
   app.add_option("-r,--runs", runs, "timed runs (default 5)")->type_name("N")->check(integer_in(1, 100000));
   app.add_option("--warmup", warmup, "runs before them (default 1)")->type_name("N")->check(integer_in(0, 100000));
   app.add_option("--json", json_path, "write all samples and the machine to this file")->type_name("FILE");
   if (!parse(app, args)) return kOk;
 
-  const EngineOptions options = flags.options();
+  EngineOptions options = flags.options();
+  options.max_batch = batch;
   std::vector<ContentPart> parts = media.parts(app);
   const auto engine = load_engine(options, flags.quiet);
 
-  // The engine's threads sleep while these measure, and these sleep while it runs.
-  ThreadPool pool(options.threads);
+  Probe probe(options, engine->memory().device);
   Machine machine;
-  machine.peak = options.dtype == "f32" ? measure_f32_peak(pool, 0.3) : measure_bf16_peak(pool, 0.3);
-  machine.read_before = measure_read_bandwidth(pool, 1.0);
+  machine.peak = probe.peak();
+  machine.read_before = probe.read_bandwidth();
 
   Bench job(*engine, std::move(parts), tokens);
   if (prompt_tokens > 0)
     job.set_prompt(prompt_tokens);
   else
     job.set_prompt(prompt);
-  for (int i = 0; i < warmup; ++i) job.once();
+  const auto run = [&] { return batch > 1 ? job.together(batch) : job.once(); };
+  for (int i = 0; i < warmup; ++i) run();
   std::vector<Result> results;
   for (int i = 0; i < runs; ++i) {
-    results.push_back(job.once());
+    results.push_back(run());
     if (!flags.quiet)
       print_stderr(fmt::format("run {} of {}: {}", i + 1, runs, human_seconds(results.back().timings.total)));
   }
-  machine.read_after = measure_read_bandwidth(pool, 1.0);
+  machine.read_after = probe.read_bandwidth();
 
   Json summary, samples = Json::array();
   for (const Stage& stage : kStages) {
@@ -251,7 +340,7 @@ int bench(const Args& args) {
                        {"build", kBuildType},
                        {"system", system_name()},
                        {"cpu", cpu_model()},
-                       {"threads", pool.size()},
+                       {"threads", probe.threads()},
                        {"dtype", options.dtype},
                        {"model", to_json(engine->info())},
                        {"memory", to_json(engine->memory())},
@@ -263,10 +352,11 @@ int bench(const Args& args) {
                        {"load_ms", engine->info().load_seconds * 1e3},
                        {"prompt_tokens", results[0].prompt_ids.size()},
                        {"generated_tokens", results[0].token_ids.size()},
+                       {"batch", batch},
                        {"warmup", warmup},
                        {"samples", samples},
                        {"summary_ms", summary},
-                       {"rates", rates(engine->info(), engine->memory(), machine, results)}};
+                       {"rates", rates(engine->info(), engine->memory(), machine, results, batch)}};
   if (!json_path.empty()) {
     std::ofstream file(json_path);
     file << dump_json(report);

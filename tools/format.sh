@@ -17,7 +17,7 @@ if [ -z "$clang_format" ]; then
   exit 0
 fi
 
-mapfile -t files < <(find src include apps tests bench examples -name '*.h' -o -name '*.cpp' 2>/dev/null | sort)
+mapfile -t files < <(find src include apps tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null | sort)
 if [ "${1:-}" = --check ]; then
   "$clang_format" --dry-run -Werror "${files[@]}"
   echo "format: ${#files[@]} files are formatted"

@@ -23,7 +23,7 @@ fi
 
 files=("$@")
 if [ ${#files[@]} -eq 0 ]; then
-  mapfile -t files < <(find src apps -name '*.cpp' | sort)
+  mapfile -t files < <(find src apps -name '*.cpp' ! -name '*_cuda.cpp' | sort)  # those are not in build/cpu
 fi
 tidy_one() {
   # The compile commands are g++'s: its own warning names must not become findings.

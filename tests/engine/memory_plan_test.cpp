@@ -140,7 +140,7 @@ TEST(CheckOptions, NamesTheField) {
   };
   EXPECT_EQ(message([](auto&) {}), "");
   EXPECT_THAT(message([](auto& o) { o.threads = -1; }), HasSubstr("threads"));
-  EXPECT_THAT(message([](auto& o) { o.max_batch = 0; }), HasSubstr("max_batch:"));
+  EXPECT_THAT(message([](auto& o) { o.max_batch = -1; }), HasSubstr("max_batch:"));
   EXPECT_THAT(message([](auto& o) { o.max_batch_tokens = o.max_batch - 1; }), HasSubstr("max_batch_tokens"));
   EXPECT_THAT(message([](auto& o) { o.max_queue = 0; }), HasSubstr("max_queue"));
   EXPECT_THAT(message([](auto& o) { o.max_context = -5; }), HasSubstr("max_context"));

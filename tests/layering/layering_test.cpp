@@ -24,7 +24,7 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"tensor", {"base"}},
     {"text", {"base", "tensor"}},
     {"media", {"base", "tensor"}},
-    {"weights", {"base", "tensor"}},
+    {"weights", {"base", "tensor", "kernels"}},
     {"kernels", {"base", "tensor"}},
     {"ops", {"base", "tensor", "kernels"}},
     {"models", {"saccade", "base", "tensor", "text", "media", "weights", "ops"}},
