@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "base/error.h"
+#include "engine/placement.h"
 
 namespace saccade {
 namespace {
@@ -22,6 +23,8 @@ MemoryNeeds needs() {
           .kv = {.layers = 4, .values_per_token = 2048, .dtype = DType::kBF16}};
 }
 
+const EngineOptions kDefaults = with_defaults({}, {});  // of the CPU
+
 std::string refusal(const MemoryNeeds& n, const EngineOptions& options, size_t available) {
   try {
     plan_memory(n, options, available);
@@ -32,7 +35,7 @@ std::string refusal(const MemoryNeeds& n, const EngineOptions& options, size_t a
 }
 
 TEST(MemoryPlan, HoldsTheWholeBatchWhereMemoryAllows) {
-  EngineOptions options;
+  EngineOptions options = kDefaults;
   options.max_batch = 4;
   const MemoryPlan plan = plan_memory(needs(), options, 64 * kGiB);
   EXPECT_EQ(plan.context_tokens, 4 * 32768);
@@ -47,7 +50,7 @@ TEST(MemoryPlan, HoldsTheWholeBatchWhereMemoryAllows) {
 }
 
 TEST(MemoryPlan, TakesHalfOfWhatIsLeft) {
-  const EngineOptions options;
+  const EngineOptions& options = kDefaults;
   const MemoryPlan plan = plan_memory(needs(), options, 3 * kGiB + kGiB / 2);
   EXPECT_EQ(plan.kv_bytes, kGiB / 4);
   EXPECT_EQ(context_limit(plan, options, 32768), 16384);
@@ -56,9 +59,9 @@ TEST(MemoryPlan, TakesHalfOfWhatIsLeft) {
 TEST(MemoryPlan, MappedWeightsClaimHalfOfTheRoomAtMost) {
   MemoryNeeds n = needs();
   n.weights = 100 * kGiB;
-  EXPECT_THAT(refusal(n, {}, 9 * kGiB), HasSubstr("does not fit"));
+  EXPECT_THAT(refusal(n, kDefaults, 9 * kGiB), HasSubstr("does not fit"));
   std::swap(n.weights, n.mapped_weights);
-  const MemoryPlan plan = plan_memory(n, {}, 9 * kGiB);
+  const MemoryPlan plan = plan_memory(n, kDefaults, 9 * kGiB);
   EXPECT_TRUE(plan.weights_mapped);
   EXPECT_TRUE(plan.weights_exceed_memory());
   EXPECT_EQ(plan.weight_bytes, 100 * kGiB);
@@ -66,8 +69,8 @@ TEST(MemoryPlan, MappedWeightsClaimHalfOfTheRoomAtMost) {
   EXPECT_EQ(plan.weight_bytes_per_token, 7 * kGiB);
   EXPECT_EQ(plan.kv_bytes, (9 - 1 - 4) * kGiB / 2);
   n.mapped_weights = 9 * kGiB;
-  EXPECT_FALSE(plan_memory(n, {}, 9 * kGiB).weights_exceed_memory());
-  EXPECT_FALSE(plan_memory(needs(), {}, 9 * kGiB).weights_mapped);
+  EXPECT_FALSE(plan_memory(n, kDefaults, 9 * kGiB).weights_exceed_memory());
+  EXPECT_FALSE(plan_memory(needs(), kDefaults, 9 * kGiB).weights_mapped);
 }
 
 TEST(MemoryPlan, MappedWeightsAreNeverWhatDoesNotFit) {
@@ -75,30 +78,30 @@ TEST(MemoryPlan, MappedWeightsAreNeverWhatDoesNotFit) {
   n.weights = 0;
   n.mapped_weights = 1000 * kGiB;
   n.vision = 3 * kGiB;  // with the step most of the memory: half of it for weights would not fit beside
-  EXPECT_EQ(plan_memory(n, {}, 4 * kGiB).kv_bytes, kGiB / 8);
-  EngineOptions options;
+  EXPECT_EQ(plan_memory(n, kDefaults, 4 * kGiB).kv_bytes, kGiB / 8);
+  EngineOptions options = kDefaults;
   options.kv_bytes = kGiB / 2;
   EXPECT_EQ(plan_memory(n, options, 4 * kGiB).kv_bytes, kGiB / 2);
   options.kv_bytes = kGiB;
   EXPECT_THAT(refusal(n, options, 4 * kGiB), HasSubstr("kv_bytes: 0.50 GiB are left"));
-  EXPECT_THAT(refusal(n, {}, 3 * kGiB), HasSubstr("weights take 0.00 beside what is mapped"));
+  EXPECT_THAT(refusal(n, kDefaults, 3 * kGiB), HasSubstr("weights take 0.00 beside what is mapped"));
 }
 
 TEST(MemoryPlan, ConvertedWeightsMustFit) {
   MemoryNeeds n = needs();
   n.weights = 20 * kGiB;
   n.mapped_weights = 6 * kGiB;
-  EXPECT_THAT(refusal(n, {}, 20 * kGiB), HasSubstr("weights take 20.00"));
-  const MemoryPlan plan = plan_memory(n, {}, 25 * kGiB);
+  EXPECT_THAT(refusal(n, kDefaults, 20 * kGiB), HasSubstr("weights take 20.00"));
+  const MemoryPlan plan = plan_memory(n, kDefaults, 25 * kGiB);
   EXPECT_EQ(plan.weight_bytes, 26 * kGiB);
   EXPECT_EQ(plan.weight_bytes_owned, 20 * kGiB);
   EXPECT_FALSE(plan.weights_exceed_memory());
 }
 
 TEST(MemoryPlan, SaysWhatWouldFit) {
-  EXPECT_THAT(refusal(needs(), {}, 3 * kGiB), HasSubstr("does not fit"));
-  EXPECT_THAT(refusal(needs(), {}, 3 * kGiB + (1 << 20)), HasSubstr("a page of 64 tokens"));
-  EngineOptions options;
+  EXPECT_THAT(refusal(needs(), kDefaults, 3 * kGiB), HasSubstr("does not fit"));
+  EXPECT_THAT(refusal(needs(), kDefaults, 3 * kGiB + (1 << 20)), HasSubstr("a page of 64 tokens"));
+  EngineOptions options = kDefaults;
   options.max_context = 20000;
   EXPECT_THAT(refusal(needs(), options, 3 * kGiB + kGiB / 2), HasSubstr("16384 tokens fit"));
   options.max_context = 40000;
@@ -106,7 +109,7 @@ TEST(MemoryPlan, SaysWhatWouldFit) {
 }
 
 TEST(MemoryPlan, TakesTheSizeGiven) {
-  EngineOptions options;
+  EngineOptions options = kDefaults;
   options.kv_bytes = (3 << 20) + 5;
   const MemoryPlan plan = plan_memory(needs(), options, 64 * kGiB);
   EXPECT_EQ(plan.kv_bytes, 3u << 20);
@@ -120,11 +123,11 @@ TEST(MemoryPlan, TakesTheSizeGiven) {
 TEST(MemoryPlan, SurvivesAbsurdNumbers) {
   MemoryNeeds n = needs();
   n.vision = SIZE_MAX;
-  EXPECT_THAT(refusal(n, {}, 64 * kGiB), HasSubstr("does not fit"));
+  EXPECT_THAT(refusal(n, kDefaults, 64 * kGiB), HasSubstr("does not fit"));
   n = needs();
   n.kv.values_per_token = INT64_MAX;
-  EXPECT_THAT(refusal(n, {}, 64 * kGiB), HasSubstr("kv cache"));
-  EXPECT_EQ(refusal(needs(), {}, 0), "");  // memory unknown
+  EXPECT_THAT(refusal(n, kDefaults, 64 * kGiB), HasSubstr("kv cache"));
+  EXPECT_EQ(refusal(needs(), kDefaults, 0), "");  // memory unknown
 }
 
 TEST(CheckOptions, NamesTheField) {
