@@ -15,7 +15,7 @@
 #include "kernels/cuda/ptx.cuh"
 
 namespace saccade::cuda {
-extern int forced_linear_tile, linear_map;
+extern int forced_linear_tile;
 namespace {
 
 __device__ uint32_t mix(uint32_t v) {
@@ -163,6 +163,7 @@ class CublasLt {
   void* workspace_ = nullptr;
 };
 
+constexpr int kTiles = 12;
 void bench(const Stack& stack, CublasLt& cublas, cudaStream_t stream, bool sweep) {
   int64_t params = 0, most = 0;
   for (const Layer& l : stack.layers) {
@@ -223,9 +224,9 @@ void bench(const Stack& stack, CublasLt& cublas, cudaStream_t stream, bool sweep
                for (auto& copy : weights) plans[i](copy[i].data[0].data, y);
              }) / copies);
       std::printf(" |");
-      for (int v = 0; sweep && v < 9; ++v) {
+      for (int v = 0; sweep && v < kTiles; ++v) {
         forced_linear_tile = v;
-        if (l.out == kGates && (v == 1 || v == 3 || v == 8))
+        if (l.out == kGates && (v == 0 || v == 5 || v == 7 || v == 10))
           std::printf("    -");
         else
           show(us());
@@ -266,7 +267,6 @@ int main(int argc, char** argv) {
   cudaStream_t stream;
   check(cudaStreamCreate(&stream), "stream");
   CublasLt cublas;
-  if (std::getenv("LINEAR_MAP")) linear_map = 1;
   std::printf("TFLOP/s (head: GB/s): linear, cublasLt | tiles\n");
   for (const Stack& stack : kStacks)
     if (argc < 2 || std::string(argv[1]) == "all" || std::string(argv[1]).find(stack.name) != std::string::npos) bench(stack, cublas, stream, argc > 2);

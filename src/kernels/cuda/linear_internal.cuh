@@ -15,7 +15,6 @@ struct LinearArgs {
   int rows, cols, outs;  // T, K, N
   int w_blocks;
   LinearOut out;
-  int scale = 1;
 
   // Columns of y.
   __host__ __device__ int width() const { return out == LinearOut::kGateUpSilu ? outs / 2 : outs; }
