@@ -78,7 +78,7 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   return rank;
 }
 __device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void arrive_at(uint32_t barrier, int cta) {
   asm volatile(
@@ -86,6 +86,9 @@ __device__ __forceinline__ void arrive_at(uint32_t barrier, int cta) {
       "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
       "r"(cta)
       : "memory");
+}
+__device__ __forceinline__ void prefetch(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
   asm volatile(
@@ -135,6 +138,10 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
                          min(row_tiles, kRasterRows / (kRows * T::kCluster))};
   const int blocks = (args.cols + kBlockCols - 1) / kBlockCols;
 
+  if (threadIdx.x == kThreads - 128) {
+    prefetch(w_map);
+    prefetch(x_map);
+  }
   if (threadIdx.x == 0) {
     for (int s = 0; s < T::kStages; ++s) {
       mbarrier_init(full + 8 * s, 1);
@@ -180,6 +187,9 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
           copy_tile(stages + ring.stage * T::kStageBytes, x_map, b * kBlockCols, row, full + 8 * ring.stage);
         }
       }
+      // The other CTA still arrives here until every stage is free.
+      for (int s = 0; s < T::kStages; ++s, ring.advance(T::kStages))
+        mbarrier_wait(empty + 8 * ring.stage, ring.phase ^ 1);
     }
   } else {
     take_registers<240>();
@@ -197,13 +207,28 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
       }
     };
     Ring ring;
+    const auto pass_turn = [&] {  // every stage of this tile has arrived: the next tile's are the other warpgroup's
+      if (!kAlternate) return;
+      if (lane == 0) mbarrier_arrive(turns + 8 * (group ^ 1));
+      ring.skip(blocks, T::kStages);
+    };
     uint32_t turn = group ^ 1;  // the first warpgroup need not wait for its first turn
     if (kAlternate && group == 1) ring.skip(blocks, T::kStages);
-    float d[T::kPieces][kN / 2];
     for (int tile = first_tile + (kAlternate ? group * step : 0); tile < raster.count();
          tile += kAlternate ? 2 * step : step) {
       if (kAlternate) mbarrier_wait(turns + 8 * group, turn);
       turn ^= 1;
+      const int2 at = raster.at(tile);
+      const int row = (at.x * T::kCluster + rank) * kRows;
+      if (row >= args.rows) {  // the lower tile of the last pair may have no rows
+        for (int b = 0; b < blocks; ++b, ring.advance(T::kStages)) {
+          mbarrier_wait(full + 8 * ring.stage, ring.phase);
+          release(ring.stage);
+        }
+        pass_turn();
+        continue;
+      }
+      float d[T::kPieces][kN / 2];
       int before = 0;
       for (int b = 0; b < blocks; ++b, ring.advance(T::kStages)) {
         mbarrier_wait(full + 8 * ring.stage, ring.phase);
@@ -220,25 +245,19 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
         if (b > 0) release(before);
         before = ring.stage;
       }
-      if (kAlternate && lane == 0) mbarrier_arrive(turns + 8 * (group ^ 1));
+      pass_turn();
       wgmma_wait<0>();
       release(before);
-      if (kAlternate) ring.skip(blocks, T::kStages);
-      const int2 at = raster.at(tile);
 #pragma unroll
       for (int m = 0; m < T::kPieces; ++m) {
 #pragma unroll
         for (float& v : d[m]) asm volatile("" : "+f"(v)::"memory");  // not read before the wait
-        write_fragments<kN / 8, true>(args, d[m], (at.x * T::kCluster + rank) * kRows + lane_row + 64 * m,
-                                      at.y * kCols + group_col);
+        write_fragments<kN / 8, true>(args, d[m], row + lane_row + 64 * m, at.y * kCols + group_col);
       }
     }
   }
-  __syncwarp();
-  if constexpr (T::kCluster > 1) cluster_sync();  // the other CTA writes here until it is done
 }
 
-using Kernel = void (*)(CUtensorMap, CUtensorMap, LinearArgs);
 struct Variant {
   int rows, cols;
   bool alternate;
@@ -260,16 +279,16 @@ bool takes(const Variant& v, const LinearArgs& args) {
   return args.out != LinearOut::kGateUpSilu || warpgroup_cols % 64 == 0;  // a gate chunk's four lanes
 }
 
-// Cycles of the busiest SM: a stage takes as long as the tensor cores or the copies need, and a tile is written meanwhile
-// or afterwards.
+// Cycles of the busiest SM: a stage takes as long as the tensor cores (at the clock that power leaves) or the copies
+// need; a tile is written by both warpgroups when it is done, or by one while the other computes.
 double estimate(const Variant& v, const LinearArgs& args) {
-  constexpr double kBytesPerCycle = 48, kMath = 1.1 / 32, kWrite = 5000;
+  constexpr double kBytesPerCycle = 48, kMath = 1.3 / 32, kWrite = 0.15;
   const int row_tiles = (args.rows + v.rows * v.cluster - 1) / (v.rows * v.cluster);
   const int tiles = row_tiles * ((args.outs + v.cols - 1) / v.cols), slots = sm_count() / v.cluster;
   const double stage = std::max(v.rows * v.cols * kMath, (v.rows + v.cols) * 128 / kBytesPerCycle);
-  const double sums = static_cast<double>(blocks_of(args.cols)) * stage;
+  const double sums = static_cast<double>(blocks_of(args.cols)) * stage, write = v.rows * v.cols * kWrite;
   const int waves = (tiles + slots - 1) / slots;
-  return v.alternate ? waves * std::max(sums, kWrite) + 1.5 * kWrite : waves * (sums + kWrite);
+  return v.alternate ? waves * std::max(sums, 2 * write) + 2 * write : waves * (sums + write);
 }
 
 const Variant& choose(const LinearArgs& args) {
