@@ -15,7 +15,7 @@
 #include "kernels/cuda/ptx.cuh"
 
 namespace saccade::cuda {
-extern int forced_linear_tile, linear_map;
+extern int forced_linear_tile;
 namespace {
 
 __device__ uint32_t mix(uint32_t v) {
@@ -80,30 +80,38 @@ const std::vector<Stack> kStacks = {
     {"head", {{"head", 151936, 2048, LinearOut::kFloat, false}}, {1, 8, 32}},
 };
 
-double median_us(cudaStream_t stream, int replays, const std::function<void()>& work) {
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
-  work();
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&exec, graph, 0), "graph");
-  std::vector<float> times;
+// Microseconds of each, taking turns, so that the clock that heat and power leave is the same for all.
+std::vector<double> median_us(cudaStream_t stream, int replays, const std::vector<std::function<void()>>& works) {
+  std::vector<cudaGraphExec_t> graphs;
+  for (const auto& work : works) {
+    cudaGraph_t graph;
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
+    work();
+    check(cudaStreamEndCapture(stream, &graph), "capture");
+    check(cudaGraphInstantiate(&graphs.emplace_back(), graph, 0), "graph");
+    check(cudaGraphDestroy(graph), "graph");
+  }
   cudaEvent_t begin, end;
   check(cudaEventCreate(&begin), "event");
   check(cudaEventCreate(&end), "event");
-  for (int i = 0; i < replays + 2; ++i) {
-    check(cudaEventRecord(begin, stream), "event");
-    check(cudaGraphLaunch(exec, stream), "graph");
-    check(cudaEventRecord(end, stream), "event");
-    check(cudaStreamSynchronize(stream), "replay");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, begin, end), "event");
-    if (i >= 2) times.push_back(ms * 1000);
+  std::vector<std::vector<float>> times(works.size());
+  for (int i = 0; i < replays + 2; ++i)
+    for (size_t g = 0; g < graphs.size(); ++g) {
+      check(cudaEventRecord(begin, stream), "event");
+      check(cudaGraphLaunch(graphs[g], stream), "graph");
+      check(cudaEventRecord(end, stream), "event");
+      check(cudaStreamSynchronize(stream), "replay");
+      float ms = 0;
+      check(cudaEventElapsedTime(&ms, begin, end), "event");
+      if (i >= 2) times[g].push_back(ms * 1000);
+    }
+  for (const cudaGraphExec_t graph : graphs) check(cudaGraphExecDestroy(graph), "graph");
+  std::vector<double> medians;
+  for (auto& t : times) {
+    std::nth_element(t.begin(), t.begin() + replays / 2, t.end());
+    medians.push_back(t[static_cast<size_t>(replays / 2)]);
   }
-  check(cudaGraphExecDestroy(exec), "graph");
-  check(cudaGraphDestroy(graph), "graph");
-  std::nth_element(times.begin(), times.begin() + replays / 2, times.end());
-  return times[static_cast<size_t>(replays / 2)];
+  return medians;
 }
 
 class CublasLt {
@@ -163,6 +171,7 @@ class CublasLt {
   void* workspace_ = nullptr;
 };
 
+const std::vector<int> kTiles = {4, 5, 6, 7, 8, 9, 10, 11};
 void bench(const Stack& stack, CublasLt& cublas, cudaStream_t stream, bool sweep) {
   int64_t params = 0, most = 0;
   for (const Layer& l : stack.layers) {
@@ -189,63 +198,50 @@ void bench(const Stack& stack, CublasLt& cublas, cudaStream_t stream, bool sweep
     }
   check(cudaDeviceSynchronize(), "fill");
 
-  const auto call = [&](size_t copy, size_t i, int64_t t) {
+  const auto call = [=, &stack, &weights](size_t copy, size_t i, int64_t t) {
     const Layer& l = stack.layers[i];
     linear(stream, Tensor(x, DType::kBF16, {t, l.k}), weights[copy][i],
            Tensor(y, floats ? DType::kF32 : DType::kBF16, {t, l.width()}), l.out);
   };
   for (const int64_t t : stack.tokens) {
-    double ours_us = 0, theirs_us = 0;
     const double flops = 2.0 * static_cast<double>(t) * static_cast<double>(params);
     std::vector<std::function<void(const void*, void*)>> plans;
     for (const Layer& l : stack.layers)
       if (cublas && !floats) plans.push_back(cublas.plan(x, t, l.n, l.k, l.out == kAdd, stream));
+    const auto ours = [&](size_t first, size_t last, int tile = -1) {
+      return std::function<void()>([=] {
+        forced_linear_tile = tile;
+        for (size_t c = 0; c < weights.size(); ++c)
+          for (size_t i = first; i < last; ++i) call(c, i, t);
+        forced_linear_tile = -1;
+      });
+    };
+    const auto theirs = [&](size_t first, size_t last) {
+      return std::function<void()>([&, first, last] {
+        for (auto& copy : weights)
+          for (size_t i = first; i < last; ++i) plans[i](copy[i].data[0].data, y);
+      });
+    };
     for (size_t i = 0; i < stack.layers.size(); ++i) {
       const Layer& l = stack.layers[i];
       const double f = 2.0 * static_cast<double>(t * l.n * l.k);
-      const int replays = std::clamp(static_cast<int>(8e12 / (f * copies)), 3, 20);
-      const auto us = [&] {
-        return median_us(stream, replays, [&] {
-                 for (size_t c = 0; c < weights.size(); ++c) call(c, i, t);
-               }) / copies;
-      };
-      const auto show = [&](double time) {
-        if (floats)
-          std::printf(" %5.0f", static_cast<double>(l.n * l.k * 2) / time / 1e3);
-        else
-          std::printf(" %4.0f", f / time / 1e6);
-      };
+      std::vector<std::function<void()>> works = {ours(i, i + 1)};
+      if (!plans.empty()) works.push_back(theirs(i, i + 1));
+      if (sweep)
+        for (int v : kTiles)
+          if (l.out != kGates || (v != 0 && v != 5 && v != 7 && v != 10)) works.push_back(ours(i, i + 1, v));
       std::printf("%-7s %-7s %5ld:", stack.name, l.name, static_cast<long>(t));
-      forced_linear_tile = -1;
-      show(us());
-      if (!plans.empty())
-        show(median_us(stream, replays, [&] {
-               for (auto& copy : weights) plans[i](copy[i].data[0].data, y);
-             }) / copies);
-      std::printf(" |");
-      for (int v = 0; sweep && v < 9; ++v) {
-        forced_linear_tile = v;
-        if (l.out == kGates && (v == 1 || v == 3 || v == 8))
-          std::printf("    -");
-        else
-          show(us());
-      }
-      forced_linear_tile = -1;
+      for (const double us : median_us(stream, std::clamp(static_cast<int>(3e12 / (f * copies)), 3, 9), works))
+        std::printf(" %4.0f", (floats ? static_cast<double>(l.n * l.k * 2) * 1e3 : f) * copies / us / 1e6);
       std::printf("\n");
     }
     if (stack.layers.size() > 1) {
-      const int replays = std::clamp(static_cast<int>(2e13 / (flops * copies)), 5, 50);
-      ours_us = median_us(stream, replays, [&] {
-        for (size_t c = 0; c < weights.size(); ++c)
-          for (size_t i = 0; i < stack.layers.size(); ++i) call(c, i, t);
-      }) / copies;
-      if (!plans.empty())
-        theirs_us = median_us(stream, replays, [&] {
-          for (auto& copy : weights)
-            for (size_t i = 0; i < copy.size(); ++i) plans[i](copy[i].data[0].data, y);
-        }) / copies;
-      std::printf("%-7s all     %5ld: %4.0f TF (%.1f us), cublasLt %4.0f\n", stack.name, static_cast<long>(t),
-                  flops / ours_us / 1e6, ours_us, theirs_us > 0 ? flops / theirs_us / 1e6 : 0.0);
+      std::vector<std::function<void()>> works = {ours(0, stack.layers.size())};
+      if (!plans.empty()) works.push_back(theirs(0, stack.layers.size()));
+      std::printf("%-7s %-7s %5ld:", stack.name, "all", static_cast<long>(t));
+      for (const double us : median_us(stream, std::clamp(static_cast<int>(1e13 / (flops * copies)), 5, 30), works))
+        std::printf(" %4.0f (%.1f us)", flops * copies / us / 1e6, us / copies);
+      std::printf("\n");
     }
     std::fflush(stdout);
   }
@@ -266,7 +262,6 @@ int main(int argc, char** argv) {
   cudaStream_t stream;
   check(cudaStreamCreate(&stream), "stream");
   CublasLt cublas;
-  if (std::getenv("LINEAR_MAP")) linear_map = 1;
   std::printf("TFLOP/s (head: GB/s): linear, cublasLt | tiles\n");
   for (const Stack& stack : kStacks)
     if (argc < 2 || std::string(argv[1]) == "all" || std::string(argv[1]).find(stack.name) != std::string::npos) bench(stack, cublas, stream, argc > 2);

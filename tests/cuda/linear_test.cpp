@@ -57,15 +57,18 @@ class Linear : public CudaTest {
   std::vector<double> expected(const Job& job, const Result& r) {
     const size_t n = static_cast<size_t>(job.n), k = static_cast<size_t>(job.k);
     const size_t w_cols = static_cast<size_t>(std::max(job.w_cols, job.k));
-    std::vector<float> w(r.w.begin(), r.w.end()), x(r.x.begin(), r.x.end()), row(n);
+    std::vector<double> w(n * k), sums(n);  // transposed
+    for (size_t i = 0; i < n; ++i)
+      for (size_t j = 0; j < k; ++j) w[j * n + i] = static_cast<double>(float(r.w[i * w_cols + j]));
+    std::vector<float> row(n);
     std::vector<double> y;
     for (size_t t = 0; t < static_cast<size_t>(job.t); ++t) {
-      for (size_t i = 0; i < n; ++i) {
-        double sum = r.bias.empty() ? 0.0 : static_cast<double>(float(r.bias[i]));
-        for (size_t j = 0; j < k; ++j)
-          sum += static_cast<double>(x[t * k + j]) * static_cast<double>(w[i * w_cols + j]);
-        row[i] = rounded(static_cast<float>(sum));
+      for (size_t i = 0; i < n; ++i) sums[i] = r.bias.empty() ? 0.0 : static_cast<double>(float(r.bias[i]));
+      for (size_t j = 0; j < k; ++j) {
+        const auto x = static_cast<double>(float(r.x[t * k + j]));
+        for (size_t i = 0; i < n; ++i) sums[i] += x * w[j * n + i];
       }
+      for (size_t i = 0; i < n; ++i) row[i] = rounded(static_cast<float>(sums[i]));
       if (job.out == LinearOut::kGateUpSilu) {
         for (int64_t i = 0; i < job.n / 2; ++i) {
           const float gate = row[static_cast<size_t>(cuda::paired_row(i, 0))];
@@ -139,6 +142,7 @@ TEST_F(Linear, PaddedColumnsOfTheWeights) {
 TEST_F(Linear, LargeShapes) {
   for (const int64_t n : {1280, 2560, 4608, 5120}) check({517, n, 128, LinearOut::kStore, true});
   check({997, 5504, 128, LinearOut::kGateUpSilu});
+  check({520, 6144, 1088, LinearOut::kAdd});  // several tiles for a CTA, longer than its ring
 }
 
 TEST_F(Linear, RowsDoNotDependOnTheirNumber) {

@@ -20,20 +20,23 @@
 #include "kernels/cuda/linear_wgmma.cuh"
 
 namespace saccade::cuda {
-int forced_linear_tile = getenv("LINEAR_TILE") ? atoi(getenv("LINEAR_TILE")) : -1, linear_map = getenv("LINEAR_MAP") ? 1 : 0;
+int forced_linear_tile = getenv("LINEAR_TILE") ? atoi(getenv("LINEAR_TILE")) : -1;
 namespace {
 
 constexpr int kConsumers = 2;                     // warpgroups
 constexpr int kThreads = 128 * (kConsumers + 1);  // the last warpgroup produces
 constexpr int kSharedBytes = 227 * 1024;          // of a CTA
 constexpr int kMaxStages = 8;
-constexpr int kBarrierBytes = kMaxStages * 2 * 8;
+constexpr int kBarrierBytes = (kMaxStages * 2 + 2) * 8;
 constexpr int kRasterRows = 2048;  // rows of x that stay in L2 while weights pass
 
-template <int kRows, int kCols>
+// kAlternate: a tile belongs to one warpgroup; the other one computes while this one writes.
+template <int kRows, int kCols, bool kAlternate>
 struct Tile {
   static constexpr int kCluster = kRows == 128 ? 2 : 1;
   static constexpr int kWarpgroupCols = kRows == 128 ? kCols : kCols / 2;
+  static constexpr int kPieces = kAlternate ? 2 : 1;  // of 64 rows, of a warpgroup
+  static constexpr int kReaders = kAlternate ? 4 : 8;   // warps that read a stage
   static constexpr int kXBytes = kRows * 128, kWBytes = kCols * 128;
   static constexpr int kStageBytes = kXBytes + kWBytes;
   static constexpr int kStages = std::min(kMaxStages, (kSharedBytes - 1024 - kBarrierBytes) / kStageBytes);
@@ -62,6 +65,11 @@ struct Ring {
       phase ^= 1;
     }
   }
+  __device__ void skip(int count, int stages) {
+    stage += count;
+    phase ^= stage / stages & 1;
+    stage %= stages;
+  }
 };
 
 __device__ __forceinline__ uint32_t cluster_rank() {
@@ -70,7 +78,7 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   return rank;
 }
 __device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void arrive_at(uint32_t barrier, int cta) {
   asm volatile(
@@ -78,6 +86,9 @@ __device__ __forceinline__ void arrive_at(uint32_t barrier, int cta) {
       "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
       "r"(cta)
       : "memory");
+}
+__device__ __forceinline__ void prefetch(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
   asm volatile(
@@ -112,14 +123,14 @@ __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-template <int kRows, int kCols>
-__global__ void __cluster_dims__(Tile<kRows, kCols>::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
+template <int kRows, int kCols, bool kAlternate>
+__global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     linear_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                   const __grid_constant__ LinearArgs args) {
-  using T = Tile<kRows, kCols>;
+  using T = Tile<kRows, kCols, kAlternate>;
   extern __shared__ uint8_t shared[];
   const uint32_t stages = (shared_address(shared) + 1023) & ~1023u;  // the same in both CTAs
-  const uint32_t full = stages + T::kStages * T::kStageBytes, empty = full + T::kStages * 8;
+  const uint32_t full = stages + T::kStages * T::kStageBytes, empty = full + T::kStages * 8, turns = empty + T::kStages * 8;
   const int warp = threadIdx.x / 32, rank = T::kCluster > 1 ? cluster_rank() : 0;
   const int first_tile = blockIdx.x / T::kCluster, step = gridDim.x / T::kCluster;
   const int row_tiles = (args.rows + kRows * T::kCluster - 1) / (kRows * T::kCluster);
@@ -127,11 +138,16 @@ __global__ void __cluster_dims__(Tile<kRows, kCols>::kCluster, 1, 1) __launch_bo
                          min(row_tiles, kRasterRows / (kRows * T::kCluster))};
   const int blocks = (args.cols + kBlockCols - 1) / kBlockCols;
 
+  if (threadIdx.x == kThreads - 128) {
+    prefetch(w_map);
+    prefetch(x_map);
+  }
   if (threadIdx.x == 0) {
     for (int s = 0; s < T::kStages; ++s) {
       mbarrier_init(full + 8 * s, 1);
-      mbarrier_init(empty + 8 * s, T::kCluster * kConsumers * 4);  // a lane of every consumer warp that reads it
+      mbarrier_init(empty + 8 * s, T::kCluster * T::kReaders);  // a lane of every consumer warp that reads it
     }
+    for (int g = 0; g < kConsumers; ++g) mbarrier_init(turns + 8 * g, 4);
     fence_barrier_init();
   }
   if constexpr (T::kCluster > 1)
@@ -141,7 +157,7 @@ __global__ void __cluster_dims__(Tile<kRows, kCols>::kCluster, 1, 1) __launch_bo
   pdl_launch();
 
   if (warp / 4 == kConsumers) {
-    give_registers<40>();
+    give_registers<24>();
     if (warp == 4 * kConsumers && threadIdx.x % 32 == 0) {
       const auto copy_w = [&](const Ring& ring, int block, int col_tile) {
         const uint32_t to = stages + ring.stage * T::kStageBytes + T::kXBytes, barrier = full + 8 * ring.stage;
@@ -149,9 +165,9 @@ __global__ void __cluster_dims__(Tile<kRows, kCols>::kCluster, 1, 1) __launch_bo
         const int strip = (col_tile * T::kCluster + rank) * kStrips;
         mbarrier_expect(barrier, T::kStageBytes);
         if constexpr (T::kCluster > 1)
-          share_strips(to + rank * kStrips * kBlockBytes, w_map, block * args.scale, strip, barrier);
+          share_strips(to + rank * kStrips * kBlockBytes, w_map, block, strip, barrier);
         else
-          copy_strips(to, w_map, block * args.scale, strip, barrier);
+          copy_strips(to, w_map, block, strip, barrier);
       };
       // Weights depend on no other kernel: the first stages' are on their way before the wait.
       const int ahead = min(blocks, T::kStages);
@@ -171,13 +187,16 @@ __global__ void __cluster_dims__(Tile<kRows, kCols>::kCluster, 1, 1) __launch_bo
           copy_tile(stages + ring.stage * T::kStageBytes, x_map, b * kBlockCols, row, full + 8 * ring.stage);
         }
       }
+      // The other CTA still arrives here until every stage is free.
+      for (int s = 0; s < T::kStages; ++s, ring.advance(T::kStages))
+        mbarrier_wait(empty + 8 * ring.stage, ring.phase ^ 1);
     }
   } else {
-    take_registers<232>();
+    take_registers<240>();
     pdl_wait();
     constexpr int kN = T::kWarpgroupCols;
     const int group = warp / 4;
-    const int group_row = kRows == 128 ? group * 64 : 0, group_col = kRows == 128 ? 0 : group * kN;
+    const int group_row = kRows == 128 && !kAlternate ? group * 64 : 0, group_col = kRows == 128 ? 0 : group * kN;
     const int lane = threadIdx.x % 32, lane_row = group_row + warp % 4 * 16 + lane / 4;
     const auto release = [&](int stage) {
       if (lane < T::kCluster) {
@@ -188,8 +207,28 @@ __global__ void __cluster_dims__(Tile<kRows, kCols>::kCluster, 1, 1) __launch_bo
       }
     };
     Ring ring;
-    float d[kN / 2];
-    for (int tile = first_tile; tile < raster.count(); tile += step) {
+    const auto pass_turn = [&] {  // every stage of this tile has arrived: the next tile's are the other warpgroup's
+      if (!kAlternate) return;
+      if (lane == 0) mbarrier_arrive(turns + 8 * (group ^ 1));
+      ring.skip(blocks, T::kStages);
+    };
+    uint32_t turn = group ^ 1;  // the first warpgroup need not wait for its first turn
+    if (kAlternate && group == 1) ring.skip(blocks, T::kStages);
+    for (int tile = first_tile + (kAlternate ? group * step : 0); tile < raster.count();
+         tile += kAlternate ? 2 * step : step) {
+      if (kAlternate) mbarrier_wait(turns + 8 * group, turn);
+      turn ^= 1;
+      const int2 at = raster.at(tile);
+      const int row = (at.x * T::kCluster + rank) * kRows;
+      if (row >= args.rows) {  // the lower tile of the last pair may have no rows
+        for (int b = 0; b < blocks; ++b, ring.advance(T::kStages)) {
+          mbarrier_wait(full + 8 * ring.stage, ring.phase);
+          release(ring.stage);
+        }
+        pass_turn();
+        continue;
+      }
+      float d[T::kPieces][kN / 2];
       int before = 0;
       for (int b = 0; b < blocks; ++b, ring.advance(T::kStages)) {
         mbarrier_wait(full + 8 * ring.stage, ring.phase);
@@ -198,54 +237,65 @@ __global__ void __cluster_dims__(Tile<kRows, kCols>::kCluster, 1, 1) __launch_bo
         const uint64_t w = matrix_descriptor(stage + T::kXBytes + group_col * 128);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 4; ++k) wgmma<kN>(d, x + 2 * k, w + 2 * k, b | k);
+        for (int k = 0; k < 4; ++k)
+#pragma unroll
+          for (int m = 0; m < T::kPieces; ++m) wgmma<kN>(d[m], x + m * (64 * 128 >> 4) + 2 * k, w + 2 * k, b | k);
         wgmma_commit();
         wgmma_wait<1>();
         if (b > 0) release(before);
         before = ring.stage;
       }
+      pass_turn();
       wgmma_wait<0>();
-#pragma unroll
-      for (float& v : d) asm volatile("" : "+f"(v)::"memory");  // not read before the wait
       release(before);
-      const int2 at = raster.at(tile);
-      write_fragments<kN / 8, true>(args, d, (at.x * T::kCluster + rank) * kRows + lane_row, at.y * kCols + group_col);
+#pragma unroll
+      for (int m = 0; m < T::kPieces; ++m) {
+#pragma unroll
+        for (float& v : d[m]) asm volatile("" : "+f"(v)::"memory");  // not read before the wait
+        write_fragments<kN / 8, true>(args, d[m], row + lane_row + 64 * m, at.y * kCols + group_col);
+      }
     }
   }
-  __syncwarp();
-  if constexpr (T::kCluster > 1) cluster_sync();  // the other CTA writes here until it is done
 }
 
-using Kernel = void (*)(CUtensorMap, CUtensorMap, LinearArgs);
 struct Variant {
-  int rows, cols, cluster, shared;
+  int rows, cols;
+  bool alternate;
+  int cluster, shared;
   void (*kernel)(const CUtensorMap, const CUtensorMap, const LinearArgs);
 };
-template <int kRows, int kCols>
+template <int kRows, int kCols, bool kAlternate = false>
 constexpr Variant variant() {
-  using T = Tile<kRows, kCols>;
-  return {kRows, kCols, T::kCluster, T::kShared, linear_kernel<kRows, kCols>};
+  using T = Tile<kRows, kCols, kAlternate>;
+  return {kRows, kCols, kAlternate, T::kCluster, T::kShared, linear_kernel<kRows, kCols, kAlternate>};
 }
-const std::array kVariants = {variant<128, 256>(), variant<128, 224>(), variant<128, 192>(),
-                              variant<128, 160>(), variant<128, 128>(), variant<128, 64>(),
-                              variant<64, 256>(),  variant<64, 128>(),  variant<64, 64>()};
+const std::array kVariants = {
+    variant<64, 64>(),         variant<64, 128>(),        variant<64, 256>(),       variant<128, 64>(),
+    variant<128, 128>(),       variant<128, 160>(),       variant<128, 192>(),      variant<128, 224>(),
+    variant<128, 256>(),       variant<128, 128, true>(), variant<128, 160, true>(), variant<128, 192, true>()};
 
-// Cycles of the busiest SM: per stage the larger of the tensor cores' and of what L2 delivers.
+bool takes(const Variant& v, const LinearArgs& args) {
+  const int warpgroup_cols = v.rows == 128 ? v.cols : v.cols / 2;
+  return args.out != LinearOut::kGateUpSilu || warpgroup_cols % 64 == 0;  // a gate chunk's four lanes
+}
+
+// Cycles of the busiest SM: a stage takes as long as the tensor cores (at the clock that power leaves) or the copies
+// need; a tile is written by both warpgroups when it is done, or by one while the other computes.
 double estimate(const Variant& v, const LinearArgs& args) {
-  constexpr double kBytesPerCycle = 44, kTileCycles = 1500;
+  constexpr double kBytesPerCycle = 48, kMath = 1.3 / 32, kWrite = 0.15;
   const int row_tiles = (args.rows + v.rows * v.cluster - 1) / (v.rows * v.cluster);
   const int tiles = row_tiles * ((args.outs + v.cols - 1) / v.cols), slots = sm_count() / v.cluster;
-  const double stage = std::max(v.rows * v.cols / 32.0, (v.rows + v.cols) * 128 / kBytesPerCycle);
-  return (tiles + slots - 1) / slots * (static_cast<double>(blocks_of(args.cols)) * stage + kTileCycles);
+  const double stage = std::max(v.rows * v.cols * kMath, (v.rows + v.cols) * 128 / kBytesPerCycle);
+  const double sums = static_cast<double>(blocks_of(args.cols)) * stage, write = v.rows * v.cols * kWrite;
+  const int waves = (tiles + slots - 1) / slots;
+  return v.alternate ? waves * std::max(sums, 2 * write) + 2 * write : waves * (sums + write);
 }
 
 const Variant& choose(const LinearArgs& args) {
+  if (forced_linear_tile >= 0 && takes(kVariants[forced_linear_tile], args)) return kVariants[forced_linear_tile];
   const Variant* best = nullptr;
-  for (const Variant& v : kVariants) {
-    const int warpgroup_cols = v.rows == 128 ? v.cols : v.cols / 2;
-    if (args.out == LinearOut::kGateUpSilu && warpgroup_cols % 64 != 0) continue;
-    if (!best || estimate(v, args) < estimate(*best, args)) best = &v;
-  }
+  for (const Variant& v : kVariants)
+    if (takes(v, args) && (!best || estimate(v, args) < estimate(*best, args))) best = &v;
   return *best;
 }
 
@@ -275,16 +325,14 @@ CUtensorMap tensor_map(CUtensorMapDataType type, const void* data, std::array<cu
 }  // namespace
 
 void linear_hopper(Stream stream, const LinearArgs& args) {
-  const Variant& v = forced_linear_tile >= 0 ? kVariants[forced_linear_tile] : choose(args);
+  const Variant& v = choose(args);
   const auto rows = static_cast<cuuint64_t>(args.rows), cols = static_cast<cuuint64_t>(args.cols);
   const CUtensorMap x_map = tensor_map<2>(CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, args.x, {cols, rows}, {cols * 2},
                                           {kBlockCols, static_cast<cuuint32_t>(v.rows)}, CU_TENSOR_MAP_SWIZZLE_128B);
   const auto blocks = static_cast<cuuint64_t>(args.w_blocks), strips = static_cast<cuuint64_t>(strips_of(args.outs));
-  const auto box = static_cast<cuuint32_t>(v.cols / kStripRows / v.cluster);
-  const CUtensorMap w_map = linear_map == 0
-      ? tensor_map<3>(CU_TENSOR_MAP_DATA_TYPE_INT64, args.w, {kBlockBytes / 8, blocks, strips}, {kBlockBytes, blocks * kBlockBytes}, {kBlockBytes / 8, 1, box}, CU_TENSOR_MAP_SWIZZLE_NONE)
-      : tensor_map<3>(CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, args.w, {256, blocks * 4, strips}, {512, blocks * kBlockBytes}, {256, 4, box}, CU_TENSOR_MAP_SWIZZLE_NONE);
-  const_cast<LinearArgs&>(args).scale = linear_map == 0 ? 1 : 4;
+  const CUtensorMap w_map = tensor_map<3>(
+      CU_TENSOR_MAP_DATA_TYPE_INT64, args.w, {kBlockBytes / 8, blocks, strips}, {kBlockBytes, blocks * kBlockBytes},
+      {kBlockBytes / 8, 1, static_cast<cuuint32_t>(v.cols / kStripRows / v.cluster)}, CU_TENSOR_MAP_SWIZZLE_NONE);
   const int row_tiles = (args.rows + v.rows * v.cluster - 1) / (v.rows * v.cluster);
   const int tiles = row_tiles * ((args.outs + v.cols - 1) / v.cols);
   const int grid = std::min(tiles, sm_count() / v.cluster) * v.cluster;

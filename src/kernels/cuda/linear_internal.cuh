@@ -15,7 +15,6 @@ struct LinearArgs {
   int rows, cols, outs;  // T, K, N
   int w_blocks;
   LinearOut out;
-  int scale = 1;
 
   // Columns of y.
   __host__ __device__ int width() const { return out == LinearOut::kGateUpSilu ? outs / 2 : outs; }
@@ -92,7 +91,7 @@ __device__ __forceinline__ void add_bias(const LinearArgs& args, float (&d)[4 * 
 template <int kChunks, bool kPieces>
 __device__ __forceinline__ void write_sums(const LinearArgs& args, const float (&d)[4 * kChunks], int row, int column) {
   constexpr int kUnits = kChunks / 4 * 2;  // 32 columns of one row for four lanes, 16 bytes for each
-  constexpr int kBatch = kUnits < 8 ? kUnits : 8;
+  constexpr int kBatch = kUnits > 10 ? kUnits / 2 : kUnits;
   const int lane_column = column + static_cast<int>(threadIdx.x % 4) * 8, width = args.outs;
   bf16* y = static_cast<bf16*>(args.y) + static_cast<int64_t>(row) * width + lane_column;
   const auto inside = [&](int u) { return row + u % 2 * 8 < args.rows && lane_column + u / 2 * 32 < width; };
@@ -103,13 +102,12 @@ __device__ __forceinline__ void write_sums(const LinearArgs& args, const float (
     if (args.out == LinearOut::kAdd) {  // many loads in flight
 #pragma unroll
       for (int i = 0; i < kBatch; ++i)
-        if (u0 + i < kUnits && inside(u0 + i))
+        if (inside(u0 + i))
           old[i] = load_chunk<kPieces>(place(u0 + i), width, lane_column + (u0 + i) / 2 * 32);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int u = u0 + i, h = u % 2;
-      if (u >= kUnits) break;
       uint32_t w[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
