@@ -11,7 +11,7 @@
 
 namespace saccade::cuda {
 
-void paged_attention_hopper(Stream stream, const PagedAttention& a, int64_t sequences, int64_t longest_q);
+void paged_attention_hopper(Stream stream, const PagedAttention& a, int64_t longest_q);
 
 namespace {
 
@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(const PagedAt
   constexpr uint32_t kTileBytes = kDh / 64 * kBlock;
   pdl_launch();
   pdl_wait();
-  const TiledRows rows = TiledRows::of_block(a);
+  TiledRows rows(a, static_cast<int>(blockIdx.x) / a.kv_heads);
+  rows.kv_head = static_cast<int>(blockIdx.x) % a.kv_heads;
   const int tile = rows.tiles() - 1 - static_cast<int>(blockIdx.y);
   if (tile < 0) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -84,8 +85,7 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(const PagedAt
       mask_after(s, last, lane % 4 * 2);
     }
     float factor[2];
-    softmax.step(s, a.scale, factor);
-    rescale(o, factor);
+    if (softmax.step(s, a.scale, factor)) multiply_rows(o, factor);
 #pragma unroll
     for (int k = 0; k < kKvPageTokens / 16; ++k) {
       uint32_t p[4];
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(const PagedAt
 }
 
 template <int kDh>
-void launch(Stream stream, const PagedAttention& a, int64_t sequences, int64_t longest_q) {
+void launch(Stream stream, const PagedAttention& a, int64_t longest_q) {
   constexpr size_t kShared = 4 * kDh / 64 * kBlock;
   static const bool allowed = [] {
     check(cudaFuncSetAttribute(paged_attention_kernel<kDh>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
@@ -113,7 +113,7 @@ void launch(Stream stream, const PagedAttention& a, int64_t sequences, int64_t l
   }();
   (void)allowed;
   const int64_t tiles = (longest_q * (a.heads / a.kv_heads) + kTileRows - 1) / kTileRows;
-  const dim3 grid(static_cast<unsigned>(sequences * a.kv_heads), static_cast<unsigned>(tiles));
+  const dim3 grid(static_cast<unsigned>(a.sequences * a.kv_heads), static_cast<unsigned>(tiles));
   launch_pdl("paged_attention", paged_attention_kernel<kDh>, grid, dim3(kThreads), kShared, stream, a);
 }
 
@@ -137,15 +137,16 @@ void paged_attention(Stream stream, const Tensor& q, const Tensor& kv_layer, con
                          .kv_lens = kv.kv_lens.as<int32_t>(),
                          .page_table = kv.page_table.as<int32_t>(),
                          .max_pages = static_cast<int>(kv.page_table.dim(1)),
+                         .sequences = static_cast<int>(sequences),
                          .heads = static_cast<int>(heads),
                          .kv_heads = static_cast<int>(kv_heads),
                          .scale = scale * kLog2E};
   if (head_dim == 64)
-    launch<64>(stream, a, sequences, kv.longest_q);
+    launch<64>(stream, a, kv.longest_q);
   else if (use_hopper())
-    paged_attention_hopper(stream, a, sequences, kv.longest_q);
+    paged_attention_hopper(stream, a, kv.longest_q);
   else
-    launch<128>(stream, a, sequences, kv.longest_q);
+    launch<128>(stream, a, kv.longest_q);
 }
 
 }  // namespace saccade::cuda

@@ -20,7 +20,7 @@ struct PagedAttention {
   const int* q_offsets;
   const int* kv_lens;
   const int* page_table;
-  int max_pages, heads, kv_heads;
+  int max_pages, sequences, heads, kv_heads;
   float scale;  // of scores, for a softmax of base 2
 };
 
@@ -28,26 +28,19 @@ inline constexpr int kTileRows = 64;
 
 // The rows of one sequence and one key head, cut into tiles.
 struct TiledRows {
-  int first;    // row of the step
-  int past;     // tokens cached before it
-  int count;    // (token, head) rows
-  int group;    // heads that share keys
-  int head;     // first of them
-  int kv_head;  // theirs
+  int first;  // row of the step
+  int past;   // tokens cached before it
+  int count;  // (token, head) rows
+  int group;  // heads that share keys
   int sequence;
+  int kv_head = 0;
 
-  // blockIdx.x is (sequence, key head).
-  __device__ static TiledRows of_block(const PagedAttention& a) {
-    TiledRows r;
-    r.sequence = static_cast<int>(blockIdx.x) / a.kv_heads;
-    r.kv_head = static_cast<int>(blockIdx.x) % a.kv_heads;
-    r.group = a.heads / a.kv_heads;
-    r.head = r.kv_head * r.group;
-    r.first = a.q_offsets[r.sequence];
-    const int tokens = a.q_offsets[r.sequence + 1] - r.first;
-    r.past = a.kv_lens[r.sequence] - tokens;
-    r.count = tokens * r.group;
-    return r;
+  TiledRows() = default;
+  __device__ TiledRows(const PagedAttention& a, int sequence) : group(a.heads / a.kv_heads), sequence(sequence) {
+    first = a.q_offsets[sequence];
+    const int tokens = a.q_offsets[sequence + 1] - first;
+    past = a.kv_lens[sequence] - tokens;
+    count = tokens * group;
   }
   __device__ int tiles() const { return (count + kTileRows - 1) / kTileRows; }
   // Position in the cache of a row, which is the last key that it sees. Rows past the end stand for the last one.
@@ -58,7 +51,7 @@ struct TiledRows {
   // Index of (row's token, row's head) in [T,H].
   __device__ int64_t index(int row, int heads) const {
     row = min(row, count - 1);
-    return static_cast<int64_t>(first + row / group) * heads + head + row % group;
+    return static_cast<int64_t>(first + row / group) * heads + kv_head * group + row % group;
   }
 };
 
@@ -80,17 +73,19 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// Online softmax. Weights are relative to `max`, which follows the true maximum only when that is more than a factor of
-// 2^kSlack higher: sums and products then seldom need rescaling, and stay far from the limits of float. Each row
+// Online softmax. Weights are relative to `reference`, which is raised to the maximum of a tile only when that is more
+// than a factor of 2^kSlack higher: this is seldom, and sums and products stay far from the limits of float. Each row
 // decides for itself.
 struct OnlineSoftmax {
   static constexpr float kSlack = 8;
-  float max[2] = {-INFINITY, -INFINITY};  // scaled
-  float sum[2] = {0, 0};                  // this thread's columns
+  float reference[2] = {-INFINITY, -INFINITY};  // scaled
+  float sum[2] = {0, 0};                        // this thread's columns
 
-  // Scores become weights; what was summed before must be multiplied by `factor` (exactly 1 most of the time).
+  // Scores become weights. True if a row of the warp has raised its reference: then what the rows have summed before is
+  // to be multiplied by `factor`, which for the other rows is exactly 1, so that they notice nothing.
   template <int kBlocks>
-  __device__ __forceinline__ void step(float (&s)[kBlocks][4], float scale, float (&factor)[2]) {
+  __device__ __forceinline__ bool step(float (&s)[kBlocks][4], float scale, float (&factor)[2]) {
+    float m[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float m0 = s[0][2 * half], m1 = s[0][2 * half + 1];
@@ -99,22 +94,33 @@ struct OnlineSoftmax {
         m0 = fmaxf(m0, s[n][2 * half]);
         m1 = fmaxf(m1, s[n][2 * half + 1]);
       }
-      float m = fmaxf(m0, m1);
-      m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
-      m = fmaxf(m, __shfl_xor_sync(~0u, m, 2)) * scale;
-      const float reference = m > max[half] + kSlack ? m : max[half];
-      factor[half] = exp2_approx(max[half] - reference);
-      max[half] = reference;
+      m[half] = fmaxf(m0, m1) * scale;
+    }
+    const bool raised = __any_sync(~0u, m[0] > reference[0] + kSlack || m[1] > reference[1] + kSlack);
+    if (raised) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float top = fmaxf(m[half], __shfl_xor_sync(~0u, m[half], 1));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+        if (!(top > reference[half] + kSlack)) top = reference[half];
+        factor[half] = exp2_approx(reference[half] - top);
+        sum[half] *= factor[half];
+        reference[half] = top;
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
       float sum0 = 0, sum1 = 0;
 #pragma unroll
       for (int n = 0; n < kBlocks; ++n) {
-        s[n][2 * half] = exp2_approx(fmaf(s[n][2 * half], scale, -reference));
-        s[n][2 * half + 1] = exp2_approx(fmaf(s[n][2 * half + 1], scale, -reference));
+        s[n][2 * half] = exp2_approx(fmaf(s[n][2 * half], scale, -reference[half]));
+        s[n][2 * half + 1] = exp2_approx(fmaf(s[n][2 * half + 1], scale, -reference[half]));
         sum0 += s[n][2 * half];
         sum1 += s[n][2 * half + 1];
       }
-      sum[half] = fmaf(sum[half], factor[half], sum0 + sum1);
+      sum[half] += sum0 + sum1;
     }
+    return raised;
   }
   __device__ __forceinline__ float total(int half) const {
     const float pair = sum[half] + __shfl_xor_sync(~0u, sum[half], 1);
@@ -123,7 +129,7 @@ struct OnlineSoftmax {
 };
 
 template <int kBlocks>
-__device__ __forceinline__ void rescale(float (&o)[kBlocks][4], const float (&factor)[2]) {
+__device__ __forceinline__ void multiply_rows(float (&o)[kBlocks][4], const float (&factor)[2]) {
 #pragma unroll
   for (int n = 0; n < kBlocks; ++n)
 #pragma unroll

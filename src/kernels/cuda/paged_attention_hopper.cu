@@ -21,7 +21,8 @@ constexpr int kTileBytes = 2 * kBlock;                  // keys or values of a t
 constexpr int kStages = 6;
 constexpr int kGroups = 2;
 constexpr int kThreads = (kGroups + 1) * 128;
-constexpr size_t kShared = 1024 + kStages * 2 * kTileBytes;
+constexpr uint32_t kBarriers = kStages * 2 * kTileBytes;  // where they stand in shared memory
+constexpr size_t kShared = 1024 + kBarriers + kStages * 16;
 
 // ---- wgmma: D [64,N] of a warpgroup += A [64,16] (registers) B [16,N] (shared memory, 128-byte swizzle)
 
@@ -82,62 +83,98 @@ __device__ __forceinline__ void wgmma_columns(float (&d)[16][4], const uint32_t 
 
 // ---- kernel
 
+// How row tiles go to the warpgroups of CTAs, longest first.
+enum class Deal {
+  kSingle,    // one for each CTA: all run at once
+  kFolded,    // a long one with a short one: all run at once
+  kAdjacent,  // with the next: as few copies as can be
+};
+
+// The work of a CTA: of all (sequence, row tiles for two warpgroups, key head), in this order, one in gridDim.x, from
+// either end in turn so that the CTAs have equal shares.
+struct Items {
+  Deal deal;
+  TiledRows rows = {};
+  int tile[kGroups] = {};  // < 0: none; the first is the longest
+  int round = 0, before = 0;
+
+  __device__ int tile_of(int warpgroup) const { return warpgroup == 0 ? tile[0] : tile[1]; }
+  __device__ __forceinline__ bool next(const PagedAttention& a) {
+    const int cta = static_cast<int>(blockIdx.x), ctas = static_cast<int>(gridDim.x);
+    const int item = round * ctas + (round % 2 ? ctas - 1 - cta : cta);
+    for (int b = round++ ? rows.sequence : 0; b < a.sequences; ++b) {
+      rows = TiledRows(a, b);
+      const int last = rows.tiles() - 1;
+      const int items = (deal == Deal::kSingle ? last + 1 : last / 2 + 1) * a.kv_heads;
+      if (last >= 0 && item - before < items) {
+        const int j = (item - before) / a.kv_heads;
+        rows.kv_head = (item - before) % a.kv_heads;
+        tile[0] = deal == Deal::kAdjacent ? last - 2 * j : last - j;
+        tile[1] = deal == Deal::kAdjacent ? tile[0] - 1 : deal == Deal::kFolded && j < tile[0] ? j : -1;
+        return true;
+      }
+      if (last >= 0) before += items;
+    }
+    return false;
+  }
+};
+
+// kStages times keys and values; barriers of each stage: `full`, the copies have come; `empty`, all warps of both
+// warpgroups have read it.
 struct Ring {
-  uint32_t tiles;  // kStages times keys, values
-  uint32_t full;   // kStages barriers: the copies have come
-  uint32_t empty;  // kGroups times kStages barriers: a warpgroup has read the stage
+  uint32_t base;
   int stage = 0;
   uint32_t parity = 0;
 
-  __device__ uint32_t keys() const { return tiles + static_cast<uint32_t>(stage) * 2 * kTileBytes; }
+  __device__ uint32_t keys() const { return base + static_cast<uint32_t>(stage) * 2 * kTileBytes; }
   __device__ uint32_t values() const { return keys() + kTileBytes; }
-  __device__ uint32_t full_barrier() const { return full + 8 * static_cast<uint32_t>(stage); }
-  __device__ uint32_t empty_barrier(int group) const {
-    return empty + 8 * static_cast<uint32_t>(group * kStages + stage);
+  __device__ uint32_t full() const { return base + kBarriers + 16 * static_cast<uint32_t>(stage); }
+  __device__ uint32_t empty() const { return full() + 8; }
+  __device__ uint32_t empty_before(int back) const {
+    return base + kBarriers + 16 * static_cast<uint32_t>(stage < back ? stage + kStages - back : stage - back) + 8;
   }
   __device__ void next() {
     if (++stage == kStages) stage = 0, parity ^= 1;
   }
 };
 
-// The copying warp. `tiles` of each warpgroup; those of the first are the most.
-__device__ void copy_tiles(const PagedAttention& a, const TiledRows& rows, const int (&tiles)[kGroups], Ring ring) {
+// The copying warp.
+__device__ __forceinline__ void copy_tiles(const PagedAttention& a, Items items, Ring ring) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int cached = rows.past + rows.count / rows.group;
-  const int* pages = a.page_table + static_cast<int64_t>(rows.sequence) * a.max_pages;
-  int page_of_lane = 0;
-  for (int i = 0; i < tiles[0]; ++i) {
-    if (i % 32 == 0) page_of_lane = i + lane < tiles[0] ? pages[i + lane] : 0;
-    const int64_t page = __shfl_sync(~0u, page_of_lane, i % 32);
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group)
-      if (i >= kStages && i - kStages < tiles[group]) mbarrier_wait(ring.empty_barrier(group), ring.parity ^ 1);
-    const bf16* keys = a.kv + (page * 2 * a.kv_heads + rows.kv_head) * (kTileBytes / 2);
-    const bf16* values = keys + static_cast<int64_t>(a.kv_heads) * (kTileBytes / 2);
-    const int valid = cached - i * kKvPageTokens;
-    if (valid < kKvPageTokens) {
+  while (items.next(a)) {
+    const TiledRows& rows = items.rows;
+    const int tiles = rows.key_tiles(items.tile[0]), cached = rows.past + rows.count / rows.group;
+    const int* pages = a.page_table + static_cast<int64_t>(rows.sequence) * a.max_pages;
+    int page_of_lane = 0;
+    for (int i = 0; i < tiles; ++i, ring.next()) {
+      if (i % 32 == 0) page_of_lane = i + lane < tiles ? pages[i + lane] : 0;
+      const int64_t page = __shfl_sync(~0u, page_of_lane, i % 32);
+      mbarrier_wait(ring.empty(), ring.parity ^ 1);
+      const bf16* keys = a.kv + (page * 2 * a.kv_heads + rows.kv_head) * (kTileBytes / 2);
+      const bf16* values = keys + static_cast<int64_t>(a.kv_heads) * (kTileBytes / 2);
+      const int valid = min(cached - i * kKvPageTokens, kKvPageTokens);
       // Weights of keys that do not exist are 0, but what the page holds there may be infinite: it must be 0 as well.
-      for (int at = valid * 128 + lane * 16; at < kBlock; at += 32 * 16)
-#pragma unroll
+      for (uint32_t at = static_cast<uint32_t>(valid * 128 + lane * 16); at < kBlock; at += 32 * 16)
         for (uint32_t block = 0; block < 2; ++block)
-          asm volatile(
-              "st.shared.v4.b32 [%0], {%1,%1,%1,%1};" ::"r"(ring.values() + block * kBlock + static_cast<uint32_t>(at)),
-              "r"(0)
-              : "memory");
-      fence_proxy_async();
+          asm volatile("st.shared.v4.b32 [%0], {%1,%1,%1,%1};" ::"r"(ring.values() + block * kBlock + at), "r"(0)
+                       : "memory");
+      if (valid < kKvPageTokens) fence_proxy_async();
+      __syncwarp();
+      if (lane == 0) {
+        const uint32_t bytes = static_cast<uint32_t>(valid) * 128;
+        mbarrier_expect(ring.full(), kTileBytes + 2 * bytes);
+        bulk_copy(ring.keys(), keys, kTileBytes, ring.full());
+        bulk_copy(ring.values(), values, bytes, ring.full());
+        bulk_copy(ring.values() + kBlock, values + kBlock / 2, bytes, ring.full());
+      }
       __syncwarp();
     }
-    if (lane == 0) {
-      const uint32_t bytes = static_cast<uint32_t>(min(valid, kKvPageTokens)) * 128;
-      mbarrier_expect(ring.full_barrier(), kTileBytes + 2 * bytes);
-      bulk_copy(ring.keys(), keys, kTileBytes, ring.full_barrier());
-      bulk_copy(ring.values(), values, bytes, ring.full_barrier());
-      bulk_copy(ring.values() + kBlock, values + kBlock / 2, bytes, ring.full_barrier());
-    }
-    __syncwarp();
-    ring.next();
   }
 }
+
+// Warpgroups take turns in starting products: one does its softmax while the tensor cores work for the other.
+__device__ __forceinline__ void await_turn(int group) { asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory"); }
+__device__ __forceinline__ void end_turn(int group) { asm volatile("bar.arrive %0, 256;" ::"r"(2 - group) : "memory"); }
 
 __device__ __forceinline__ void start_scores(const uint32_t (&q)[kDh / 16][4], uint32_t keys, float (&s)[8][4]) {
   wgmma_fence();
@@ -146,57 +183,52 @@ __device__ __forceinline__ void start_scores(const uint32_t (&q)[kDh / 16][4], u
   for (uint32_t k = 1; k < kDh / 16; ++k) wgmma_rows(s, q[k], rows_descriptor(keys + k / 4 * kBlock + k % 4 * 32));
 }
 
-// The rows of one warpgroup.
-__device__ __forceinline__ void attend(const PagedAttention& a, const TiledRows& rows, int tile, int group, Ring ring) {
-  const int thread = static_cast<int>(threadIdx.x) % 128;
-  const int row = tile * kTileRows + thread / 32 * 16 + thread % 32 / 4;
-  const int positions[2] = {rows.position(row), rows.position(row + 8)};
-  const int tiles = rows.key_tiles(tile), whole = rows.whole_key_tiles(tile);
-  uint32_t q[kDh / 16][4];
-  load_queries<kDh>(a, rows, row, q);
-
-  OnlineSoftmax softmax;
-  float o[kDh / 8][4] = {}, s0[8][4], s1[8][4];
-  uint32_t p0[4][4], p1[4][4];
+// Sums of one row tile over `tiles` tiles of keys, of which the first `whole` need no mask. Takes the first `turns`
+// with the other warpgroup.
+__device__ __forceinline__ void attend(const uint32_t (&q)[kDh / 16][4], const int (&positions)[2], int tiles,
+                                       int whole, float scale, int group, int turns, Ring& ring, OnlineSoftmax& softmax,
+                                       float (&o)[kDh / 8][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float s0[8][4], s1[8][4];
+  uint32_t p[4][4];
   pin(o);
-
-  mbarrier_wait(ring.full_barrier(), ring.parity);
+  mbarrier_wait(ring.full(), ring.parity);
   start_scores(q, ring.keys(), s0);
   wgmma_commit();
-  wgmma_commit();         // stands for the product of weights and values before the first
-  uint32_t read[2] = {};  // `empty` barriers of the last stage, and of the one before
+  wgmma_commit();                           // stands for the product of weights and values before the first
+  const int last_turn = turns - 1 - group;  // that ends with a turn of the other
+  if (group == 1 && turns > 0) end_turn(group);
 
   // Groups in flight at the wait: S(i), P V(i-1), S(i+1); P V(i-2) ends before S(i).
-  const auto step = [&]<bool kLast>(int i, float(&s)[8][4], uint32_t(&p)[4][4], float(&next)[8][4])
-      __attribute__((always_inline)) {
-    const uint32_t values = ring.values(), empty = ring.empty_barrier(group);
+  const auto step = [&]<bool kLast>(int i, float(&s)[8][4], float(&next)[8][4]) __attribute__((always_inline)) {
+    const uint32_t values = ring.values();
     ring.next();
     if constexpr (!kLast) {
-      mbarrier_wait(ring.full_barrier(), ring.parity);
+      mbarrier_wait(ring.full(), ring.parity);
       start_scores(q, ring.keys(), next);
       wgmma_commit();
     }
+    if (i > 0 && i - 1 <= last_turn) end_turn(group);
     wgmma_wait<kLast ? 1 : 2>();
     pin(s);
-    if (i > 1 && thread % 32 == 0) mbarrier_arrive(read[1]);
-    read[1] = read[0], read[0] = empty;
+    if (i > 1 && lane == 0) mbarrier_arrive(ring.empty_before(3));
     if (i >= whole) {
       const int last[2] = {positions[0] - i * kKvPageTokens, positions[1] - i * kKvPageTokens};
-      mask_after(s, last, thread % 4 * 2);
+      mask_after(s, last, lane % 4 * 2);
     }
     float factor[2];
-    softmax.step(s, a.scale, factor);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) pack_weights(s, k, p[k]);
-    // Multiplying by 1 changes nothing, so that rows do not notice whether others of their warp are rescaled.
-    if (__any_sync(~0u, factor[0] != 1 || factor[1] != 1)) {
+    const bool raised = softmax.step(s, scale, factor);
+    if (raised) {
       wgmma_wait<kLast ? 0 : 1>();
       pin(o);
-      rescale(o, factor);
+      multiply_rows(o, factor);
     } else {
       wgmma_wait<kLast ? 0 : 1, 1>();
     }
     pin(o);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) pack_weights(s, k, p[k]);
+    if (i < turns) await_turn(group);
     wgmma_fence();
 #pragma unroll
     for (uint32_t k = 0; k < 4; ++k) wgmma_columns(o, p[k], columns_descriptor(values + k * 16 * 128));
@@ -204,87 +236,95 @@ __device__ __forceinline__ void attend(const PagedAttention& a, const TiledRows&
   };
   int i = 0;
   for (; i + 2 < tiles; i += 2) {
-    step.operator()<false>(i, s0, p0, s1);
-    step.operator()<false>(i + 1, s1, p1, s0);
+    step.operator()<false>(i, s0, s1);
+    step.operator()<false>(i + 1, s1, s0);
   }
   if (i + 1 < tiles) {
-    step.operator()<false>(i, s0, p0, s1);
-    step.operator()<true>(i + 1, s1, p1, s0);
+    step.operator()<false>(i, s0, s1);
+    step.operator()<true>(i + 1, s1, s0);
   } else {
-    step.operator()<true>(i, s0, p0, s1);
+    step.operator()<true>(i, s0, s1);
   }
+  if (tiles - 1 <= last_turn) end_turn(group);
   wgmma_wait<0>();
   pin(o);
-  if (thread % 32 == 0) {  // the other warpgroup may go on
-    if (tiles > 1) mbarrier_arrive(read[1]);
-    mbarrier_arrive(read[0]);
+  if (lane == 0) {
+    if (tiles > 1) mbarrier_arrive(ring.empty_before(2));
+    mbarrier_arrive(ring.empty_before(1));
   }
-  store_rows<kDh>(a, rows, row, softmax, o);
 }
 
-// How row tiles go to the warpgroups of CTAs, longest first.
-enum class Deal {
-  kSingle,    // one for each CTA: all run at once
-  kFolded,    // a long one with a short one: all run at once
-  kAdjacent,  // with the next: as few copies as can be
-};
-__device__ __forceinline__ int tile_of(int tiles, Deal deal, int group) {  // < 0: none
-  const int j = static_cast<int>(blockIdx.y);
-  if (deal == Deal::kAdjacent) return tiles - 1 - 2 * j - group;
-  if (deal == Deal::kSingle) return group == 0 ? tiles - 1 - j : -1;
-  const int long_one = tiles - 1 - j;
-  return group == 0 ? (j <= long_one ? long_one : -1) : (j < long_one ? j : -1);
+// A warpgroup: its row tiles of all items.
+__device__ __forceinline__ void attend_items(const PagedAttention& a, Items items, int group, Ring ring) {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int place = thread / 32 * 16 + thread % 32 / 4;  // of a thread's first row in a tile
+  uint32_t q[kDh / 16][4];
+  const auto next_item = [&]() __attribute__((always_inline)) {
+    const bool more = items.next(a);
+    if (more && items.tile_of(group) >= 0)
+      load_queries<kDh>(a, items.rows, items.tile_of(group) * kTileRows + place, q);
+    return more;
+  };
+  for (bool more = next_item(); more;) {
+    const TiledRows rows = items.rows;
+    const int tile = items.tile_of(group), row = tile * kTileRows + place;
+    const int all = rows.key_tiles(items.tile[0]), tiles = tile < 0 ? 0 : rows.key_tiles(tile);
+    const int turns = items.tile[1] < 0 ? 0 : rows.key_tiles(items.tile[1]);
+    OnlineSoftmax softmax;
+    float o[kDh / 8][4] = {};
+    if (tiles > 0) {
+      const int positions[2] = {rows.position(row), rows.position(row + 8)};
+      attend(q, positions, tiles, rows.whole_key_tiles(tile), a.scale, group, turns, ring, softmax, o);
+    }
+    more = next_item();  // queries come while rows are stored
+    if (tiles > 0) store_rows<kDh>(a, rows, row, softmax, o);
+    for (int i = tiles; i < all; ++i, ring.next()) {  // the other warpgroup goes on
+      mbarrier_wait(ring.full(), ring.parity);
+      if (thread % 32 == 0) mbarrier_arrive(ring.empty());
+    }
+  }
 }
 
 __global__ void __launch_bounds__(kThreads, 1) paged_attention_kernel(const PagedAttention a, const Deal deal) {
   extern __shared__ uint8_t dynamic[];
-  __shared__ uint64_t barriers[kStages * (1 + kGroups)];
   pdl_launch();
-  Ring ring;
-  ring.tiles = (shared_address(dynamic) + 1023) & ~1023u;
-  ring.full = shared_address(barriers);
-  ring.empty = ring.full + 8 * kStages;
+  Ring ring{(shared_address(dynamic) + 1023) & ~1023u};
   if (threadIdx.x == 0) {
-    for (uint32_t i = 0; i < kStages; ++i) mbarrier_init(ring.full + 8 * i, 1);
-    for (uint32_t i = 0; i < kStages * kGroups; ++i) mbarrier_init(ring.empty + 8 * i, 4);
+    for (uint32_t i = 0; i < kStages; ++i) {
+      mbarrier_init(ring.base + kBarriers + 16 * i, 1);
+      mbarrier_init(ring.base + kBarriers + 16 * i + 8, kGroups * 4);
+    }
     fence_barrier_init();
   }
   __syncthreads();
   pdl_wait();
 
-  const TiledRows rows = TiledRows::of_block(a);
   const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);  // uniform, for the compiler too
-  const int count = rows.tiles();
   if (group < kGroups) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    const int tile = tile_of(count, deal, group);
-    if (tile >= 0) attend(a, rows, tile, group, ring);
+    attend_items(a, Items{deal}, group, ring);
   } else {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-    if (threadIdx.x / 32 != kGroups * 4) return;
-    int tiles[kGroups];
-    for (int g = 0; g < kGroups; ++g) {
-      const int tile = tile_of(count, deal, g);
-      tiles[g] = tile < 0 ? 0 : rows.key_tiles(tile);
-    }
-    copy_tiles(a, rows, tiles, ring);
+    if (threadIdx.x / 32 == kGroups * 4) copy_tiles(a, Items{deal}, ring);
   }
 }
 
 }  // namespace
 
-void paged_attention_hopper(Stream stream, const PagedAttention& a, int64_t sequences, int64_t longest_q) {
+void paged_attention_hopper(Stream stream, const PagedAttention& a, int64_t longest_q) {
   static const bool allowed = [] {
     check(cudaFuncSetAttribute(paged_attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
           "paged_attention: shared memory");
     return true;
   }();
   (void)allowed;
+  const int64_t streams = a.sequences * a.kv_heads;
   const int64_t tiles = (longest_q * (a.heads / a.kv_heads) + kTileRows - 1) / kTileRows;
-  const int64_t all = sequences * a.kv_heads * tiles;
-  const Deal deal = all <= sm_count() ? Deal::kSingle : all <= 2 * sm_count() ? Deal::kFolded : Deal::kAdjacent;
-  const dim3 grid(static_cast<unsigned>(sequences * a.kv_heads),
-                  static_cast<unsigned>(deal == Deal::kSingle ? tiles : (tiles + 1) / 2));
+  const Deal deal = streams * tiles <= sm_count()       ? Deal::kSingle
+                    : streams * tiles <= 2 * sm_count() ? Deal::kFolded
+                                                        : Deal::kAdjacent;
+  const int64_t items = streams * (deal == Deal::kSingle ? tiles : (tiles + 1) / 2);
+  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(items, sm_count())));
   launch_pdl("paged_attention", paged_attention_kernel, grid, dim3(kThreads), kShared, stream, a, deal);
 }
 
