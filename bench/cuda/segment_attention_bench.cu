@@ -1,8 +1,10 @@
 // Times segment_attention, rope included, in the shapes of Qwen2.5-VL's vision tower: us per call, as the median of
-// graphs of calls that rotate over several inputs (so that they come from memory, not from the L2 cache).
+// graphs of calls that rotate over several inputs (so that they come from memory, not from the L2 cache). An argument
+// selects the shapes that have it in their names.
 #include <algorithm>
 #include <cstdio>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/cuda/attention.h"
@@ -24,20 +26,15 @@ void* device(size_t bytes) {
 
 struct Input {
   Tensor qkv, cos_sin, ends, y;
-  Input(int64_t rows, const std::vector<int32_t>& host_ends, std::mt19937& rng)
+  Input(int64_t rows, const std::vector<int32_t>& host_ends, const std::vector<BFloat16>& values)
       : qkv(device(static_cast<size_t>(rows * 3 * kHeads * kDim * 2)), DType::kBF16, {rows, 3, kHeads, kDim}),
         cos_sin(device(static_cast<size_t>(rows * kDim * 4)), DType::kF32, {rows, 2, kDim / 2}),
         ends(device(host_ends.size() * 4), DType::kI32, {static_cast<int64_t>(host_ends.size())}),
         y(device(static_cast<size_t>(rows * kHeads * kDim * 2)), DType::kBF16, {rows, kHeads * kDim}) {
-    std::normal_distribution<float> normal;
-    std::vector<BFloat16> values(4096, BFloat16(0.0f));
-    for (auto& v : values) v = BFloat16(normal(rng));
-    std::vector<BFloat16> all(static_cast<size_t>(qkv.numel()), values[0]);
-    for (auto& v : all) v = values[rng() % values.size()];
     // Turning by these angles many times keeps the sizes of q and k.
     std::vector<float> turns(static_cast<size_t>(cos_sin.numel()));
     for (size_t i = 0; i < turns.size(); ++i) turns[i] = i / (kDim / 2) % 2 ? 0.6f : 0.8f;
-    cuda::check(cudaMemcpy(qkv.data, all.data(), qkv.bytes(), cudaMemcpyHostToDevice), "upload");
+    cuda::check(cudaMemcpy(qkv.data, values.data(), qkv.bytes(), cudaMemcpyHostToDevice), "upload");
     cuda::check(cudaMemcpy(cos_sin.data, turns.data(), cos_sin.bytes(), cudaMemcpyHostToDevice), "upload");
     cuda::check(cudaMemcpy(ends.data, host_ends.data(), ends.bytes(), cudaMemcpyHostToDevice), "upload");
   }
@@ -47,7 +44,8 @@ struct Input {
   }
 };
 
-void bench(const char* name, const std::vector<int32_t>& lengths) {
+void bench(const std::string& chosen, const std::string& name, const std::vector<int32_t>& lengths) {
+  if (name.find(chosen) == std::string::npos) return;
   std::vector<int32_t> ends{0};
   int64_t longest = 0;
   double flops = 0;
@@ -59,9 +57,12 @@ void bench(const char* name, const std::vector<int32_t>& lengths) {
   const int64_t rows = ends.back();
   const double bytes = 8.0 * static_cast<double>(rows) * kHeads * kDim;
   std::mt19937 rng(1);
+  std::normal_distribution<float> normal;
+  std::vector<BFloat16> values(static_cast<size_t>(rows * 3 * kHeads * kDim), BFloat16(0.0f));
+  for (auto& v : values) v = BFloat16(normal(rng));
   const int copies = static_cast<int>(200e6 / bytes) + 2, calls = 3 * copies;
   std::vector<Input*> inputs;
-  for (int i = 0; i < copies; ++i) inputs.push_back(new Input(rows, ends, rng));
+  for (int i = 0; i < copies; ++i) inputs.push_back(new Input(rows, ends, values));
 
   cudaStream_t stream;
   cudaGraph_t graph;
@@ -89,7 +90,7 @@ void bench(const char* name, const std::vector<int32_t>& lengths) {
   }
   std::sort(times.begin(), times.end());
   const double us = times[times.size() / 2], floor = std::max(flops / kFlops, bytes / kBytesPerSecond) * 1e6;
-  std::printf("%-28s %8.1f us  %6.0f TFLOP/s  %5.2f TB/s  %3.0f%% of bound\n", name, us, flops / us / 1e6,
+  std::printf("%-28s %8.1f us  %6.0f TFLOP/s  %5.2f TB/s  %3.0f%% of bound\n", name.c_str(), us, flops / us / 1e6,
               bytes / us / 1e6, 100 * floor / us);
   cuda::check(cudaGraphExecDestroy(executable), "graph");
   cuda::check(cudaGraphDestroy(graph), "graph");
@@ -108,16 +109,15 @@ std::vector<int32_t> windows(int32_t rows, int32_t columns) {
 
 }  // namespace
 
-int main() {
-  bench("full, photo of 54x72", {3888});
-  bench("full, 14 frames of 720", std::vector<int32_t>(14, 720));
-  bench("full, 10000", {10000});
-  bench("windows of 54x72", windows(54, 72));
-  bench("windows, 14 frames of 20x36", [] {
-    std::vector<int32_t> all;
-    for (int i = 0; i < 14; ++i)
-      for (const int32_t length : windows(20, 36)) all.push_back(length);
-    return all;
-  }());
-  bench("windows of 100x100", windows(100, 100));
+int main(int argc, char** argv) {
+  const std::string chosen = argc > 1 ? argv[1] : "";
+  bench(chosen, "full, photo of 54x72", {3888});
+  bench(chosen, "full, 14 frames of 20x36", std::vector<int32_t>(14, 720));
+  bench(chosen, "full, 100x100", {10000});
+  bench(chosen, "windows of 54x72", windows(54, 72));
+  std::vector<int32_t> frames;
+  for (int i = 0; i < 14; ++i)
+    for (const int32_t length : windows(20, 36)) frames.push_back(length);
+  bench(chosen, "windows, 14 frames of 20x36", frames);
+  bench(chosen, "windows of 100x100", windows(100, 100));
 }

@@ -27,7 +27,8 @@ struct Inputs {
     std::mt19937 rng(seed);
     qkv = normal_bf16(rng, static_cast<size_t>(rows * 3 * heads * dim));
     for (int64_t i = 0; i < rows * 3 * heads * dim; ++i)
-      if (i / (heads * dim) % 3 < 2) qkv[static_cast<size_t>(i)] = BFloat16(float(qkv[static_cast<size_t>(i)]) * c.sigma);
+      if (i / (heads * dim) % 3 < 2)
+        qkv[static_cast<size_t>(i)] = BFloat16(float(qkv[static_cast<size_t>(i)]) * c.sigma);
     std::uniform_real_distribution<float> angle(-4, 4);
     cos_sin.resize(static_cast<size_t>(rows * dim));
     for (int64_t r = 0; r < rows; ++r)
@@ -57,15 +58,16 @@ struct Inputs {
   std::vector<BFloat16> run() const {
     DeviceMemory memory;
     const Tensor y = memory.poison(DType::kBF16, {rows, heads * dim});
-    cuda::segment_attention(
-        nullptr, memory.upload(DType::kBF16, {rows, 3, heads, dim}, qkv.data()),
-        turned ? memory.upload(DType::kF32, {rows, 2, dim / 2}, cos_sin.data()) : Tensor(),
-        memory.upload(DType::kI32, {static_cast<int64_t>(ends.size())}, ends.data()), longest, scale(), y);
+    cuda::segment_attention(nullptr, memory.upload(DType::kBF16, {rows, 3, heads, dim}, qkv.data()),
+                            turned ? memory.upload(DType::kF32, {rows, 2, dim / 2}, cos_sin.data()) : Tensor(),
+                            memory.upload(DType::kI32, {static_cast<int64_t>(ends.size())}, ends.data()), longest,
+                            scale(), y);
     return download<BFloat16>(y);
   }
 };
 
-// Head `which * heads + head` of all rows, turned and rounded as the op does.
+// Head `which * heads + head` of all rows, turned and rounded as the op does: with the same float operations, since
+// one step of a large value can change a probability by percents.
 std::vector<double> head_of(const Inputs& in, int64_t which, int64_t head) {
   std::vector<double> x(static_cast<size_t>(in.rows * in.dim));
   for (int64_t r = 0; r < in.rows; ++r) {
@@ -74,7 +76,7 @@ std::vector<double> head_of(const Inputs& in, int64_t which, int64_t head) {
     for (int64_t i = 0; i < in.dim; ++i) {
       const int64_t half = in.dim / 2, j = i % half;
       const float a = float(from[j]), b = float(from[j + half]), cos = turn[j], sin = turn[j + half];
-      const float turned = i < half ? a * cos - b * sin : b * cos + a * sin;
+      const float turned = i < half ? std::fmaf(a, cos, -(b * sin)) : std::fmaf(b, cos, a * sin);
       x[static_cast<size_t>(r * in.dim + i)] =
           static_cast<double>(in.turned && which < 2 ? float(BFloat16(turned)) : float(from[i]));
     }
@@ -82,8 +84,8 @@ std::vector<double> head_of(const Inputs& in, int64_t which, int64_t head) {
   return x;
 }
 
-// Each element within what rounding allows: half a step (2^-9) of the result, half a step of each probability, and a
-// quarter step more for scores of q and k that rounded the other way; steps weighed by |v|.
+// Each element within what rounding allows: half a step (2^-8) of the result and half a step of each probability,
+// weighed by |v|; 2% more for float sums and exponentials.
 void expect_close(const Inputs& in, const std::vector<BFloat16>& y) {
   double worst = 0;
   for (int64_t h = 0; h < in.heads; ++h) {
@@ -103,13 +105,14 @@ void expect_close(const Inputs& in, const std::vector<BFloat16>& y) {
         for (int64_t i = 0; i < in.dim; ++i) {
           double want = 0, size = 0;
           for (size_t t = 0; t < p.size(); ++t) {
-            const double x = p[t] / total * v[(static_cast<size_t>(in.ends[s]) + t) * static_cast<size_t>(in.dim) +
-                                              static_cast<size_t>(i)];
+            const double x =
+                p[t] / total *
+                v[(static_cast<size_t>(in.ends[s]) + t) * static_cast<size_t>(in.dim) + static_cast<size_t>(i)];
             want += x;
             size += std::abs(x);
           }
           const double got = static_cast<double>(float(y[static_cast<size_t>((r * in.heads + h) * in.dim + i)]));
-          const double error = std::abs(got - want) / ((std::abs(want) + 1.5 * size) / 512);
+          const double error = std::abs(got - want) / ((std::abs(want) + size) / 256);
           worst = std::isnan(error) ? INFINITY : std::max(worst, error);
         }
       }
@@ -145,15 +148,16 @@ INSTANTIATE_TEST_SUITE_P(Tiny, SegmentAttention,
                          testing::Values(Case{{64, 64, 32, 16, 4}, 6, 32, 1}, Case{{200, 77}, 6, 32, 2},
                                          Case{{9}, 1, 8, 1}, Case{{64, 63, 1}, 2, 24, 3}));
 INSTANTIATE_TEST_SUITE_P(Windows, SegmentAttention,
-                         testing::Values(Case{{64, 64, 64, 48, 64, 16, 4}, 16, 80, 1}, Case{{5, 63, 1, 0, 64}, 3, 80, 3},
-                                         Case{{64, 40}, 2, 72, 2, false}, Case{{33, 64}, 2, 128, 2}));
+                         testing::Values(Case{{64, 64, 64, 48, 64, 16, 4}, 16, 80, 1},
+                                         Case{{5, 63, 1, 0, 64}, 3, 80, 3}, Case{{64, 40}, 2, 72, 2, false},
+                                         Case{{33, 64}, 2, 128, 2}));
 INSTANTIATE_TEST_SUITE_P(Long, SegmentAttention,
                          testing::Values(Case{{128}, 1, 80, 1}, Case{{256, 65}, 2, 80, 1}, Case{{720, 720}, 2, 80, 2},
                                          Case{{1000, 3, 64, 399, 0, 129}, 3, 80, 3}, Case{{1300}, 1, 80, 4},
                                          Case{{300, 129}, 2, 80, 2, false}, Case{{729}, 2, 72, 1, false},
                                          Case{{500, 77, 191}, 2, 128, 1}, Case{{310}, 1, 104, 2}));
 // More items than CTAs.
-INSTANTIATE_TEST_SUITE_P(Many, SegmentAttention, testing::Values(Case{std::vector<int32_t>(13, 260), 16, 80, 2}));
+INSTANTIATE_TEST_SUITE_P(Many, SegmentAttention, testing::Values(Case{std::vector<int32_t>(13, 130), 16, 80, 2}));
 
 }  // namespace
 }  // namespace saccade

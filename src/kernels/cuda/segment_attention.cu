@@ -8,15 +8,14 @@
 //  - Longer ones are turned in place first (turn_rows), since every query tile reads all keys.
 //
 // Head sizes between those compiled are padded with zeros in shared memory.
-#include "kernels/cuda/segment_attention.h"
-
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/segment_attention.h"
 
 namespace saccade::cuda {
 namespace {
 
-constexpr int kRows = 64;  // of a tile, queries as well as keys
+constexpr int kRows = kWindowRows;  // of a tile, queries as well as keys
 constexpr int kThreads = 128;
 
 struct Args {
@@ -38,7 +37,7 @@ struct Args {
 template <int kDim>
 constexpr int kPitch = kDim + 8;
 template <int kDim>
-constexpr int kTile = kRows * kPitch<kDim>;
+constexpr int kTile = kRows* kPitch<kDim>;
 
 // Copies the first `rows` rows of `dim` values; zeros elsewhere.
 template <int kDim>
@@ -170,7 +169,8 @@ __global__ void __launch_bounds__(kThreads, kDim <= 80 ? 4 : 2) segment_tiles(co
     if (tile == 0) {
 #pragma unroll
       for (int step = 0; step < kDim / 16; ++step)
-        ldmatrix_x4(q[step], shared_address(q_tile + (warp_row + lane % 16) * kPitch<kDim> + step * 16 + lane / 16 * 8));
+        ldmatrix_x4(q[step],
+                    shared_address(q_tile + (warp_row + lane % 16) * kPitch<kDim> + step * 16 + lane / 16 * 8));
     }
     float scores[8][4];
     score<kDim>(scores, q, k_tile(tile), lane);
@@ -266,11 +266,13 @@ void segment_attention(Stream stream, const Tensor& qkv, const Tensor& cos_sin, 
   CHECK(segments * longest >= rows, "{} segments of {} rows, at most {}", segments, rows, longest);
   if (rows == 0) return;
   // Which kernel has a segment is a matter of its own length, so that its results do not depend on other segments.
-  if (longest > kRows && use_hopper() && segment_attention_hopper_fits(qkv)) {
-    segment_attention_hopper(stream, qkv, cos_sin, cu_seqlens, longest, kRows + 1, scale, y);
-    if (segments == 1 && rows > kRows) return;
-    longest = kRows;
+  if (use_hopper() && longest > kWindowRows && segment_flash_fits(qkv)) {
+    segment_attention_flash(stream, qkv, cos_sin, cu_seqlens, longest, scale, y);
+    if (segments == 1 && rows > kWindowRows) return;
+    longest = kWindowRows;
   }
+  if (use_hopper() && longest <= kWindowRows && segment_windows_fit(qkv))
+    return segment_attention_windows(stream, qkv, cos_sin, cu_seqlens, scale, y);
 
   Args args = {};
   args.qkv = static_cast<bf16*>(qkv.data);

@@ -9,10 +9,14 @@
 
 namespace saccade::cuda {
 
-// For heads of 80 values, segments of `shortest` to `longest` rows; leaves others alone.
-bool segment_attention_hopper_fits(const Tensor& qkv);
-void segment_attention_hopper(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& cu_seqlens,
-                              int64_t longest, int64_t shortest, float scale, const Tensor& y);
+// For heads of 80 values on Hopper: segments of more than 64 rows, and those of at most 64; others are left alone.
+bool segment_flash_fits(const Tensor& qkv);
+void segment_attention_flash(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& cu_seqlens,
+                             int64_t longest, float scale, const Tensor& y);
+bool segment_windows_fit(const Tensor& qkv);
+void segment_attention_windows(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& cu_seqlens,
+                               float scale, const Tensor& y);
+inline constexpr int kWindowRows = 64;
 
 inline constexpr float kLog2E = 1.44269504f;  // exp(x) = exp2(x * kLog2E)
 
@@ -29,7 +33,7 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return reinterpret_cast<const uint32_t&>(pair);
 }
 
-// Turns two or four values each of the first half (a) and the second half (b) of a head.
+// Turns two, four or eight values each of the first half (a) and the second half (b) of a head.
 __device__ __forceinline__ void turn_two(uint32_t& a, uint32_t& b, float2 cos, float2 sin) {
   const float2 x = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(a));
   const float2 y = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(b));
@@ -40,6 +44,13 @@ __device__ __forceinline__ void turn_two(uint32_t& a, uint32_t& b, float2 cos, f
 __device__ __forceinline__ void turn_four(uint2& a, uint2& b, const float4& cos, const float4& sin) {
   turn_two(a.x, b.x, {cos.x, cos.y}, {sin.x, sin.y});
   turn_two(a.y, b.y, {cos.z, cos.w}, {sin.z, sin.w});
+}
+
+__device__ __forceinline__ void turn_eight(uint4& a, uint4& b, const float4* cos, const float4* sin) {
+  turn_two(a.x, b.x, {cos[0].x, cos[0].y}, {sin[0].x, sin[0].y});
+  turn_two(a.y, b.y, {cos[0].z, cos[0].w}, {sin[0].z, sin[0].w});
+  turn_two(a.z, b.z, {cos[1].x, cos[1].y}, {sin[1].x, sin[1].y});
+  turn_two(a.w, b.w, {cos[1].z, cos[1].w}, {sin[1].z, sin[1].w});
 }
 
 // Maximum and sum over the four lanes that share a row of an mma accumulator.

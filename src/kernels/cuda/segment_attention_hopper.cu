@@ -1,7 +1,7 @@
 // Full attention inside long segments for heads of 80 values, Hopper: 4*P*S*H*80 flops for P rows in segments of S.
 //
-// group_rows turns q and k and brings the rows, in place, into the order that wgmma reads without swizzle: eight rows of
-// a segment (the last ones of it: fewer) become [3*H][10 chunks of 16 bytes][rows], so that a tile of a head is one
+// group_rows turns q and k and brings the rows, in place, into the order that wgmma reads without swizzle: eight rows
+// of a segment (the last ones of it: fewer) become [3*H][10 chunks of 16 bytes][rows], so that a tile of a head is one
 // contiguous piece of 1280 bytes per eight rows, which plain bulk copies bring. 12*P*H*80 bytes.
 //
 // segment_flash: persistent, one CTA per SM; a work item is 128 queries of a head. Two warpgroups have 64 queries each,
@@ -12,15 +12,16 @@
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/segment_attention.h"
+#include "kernels/cuda/segment_wgmma.cuh"
 
 namespace saccade::cuda {
 namespace {
 
 constexpr int kDim = 80, kChunks = kDim / 8;
-constexpr int kGroup = 8;                             // rows
-constexpr int kGroupBytes = kGroup * kDim * 2;        // of a head
-constexpr int kQueries = 64, kKeys = 128;             // of a warpgroup; of a tile
-constexpr int kWarpgroups = 2;                        // that compute
+constexpr int kGroup = 8;                       // rows
+constexpr int kGroupBytes = kGroup * kDim * 2;  // of a head
+constexpr int kQueries = 64, kKeys = 128;       // of a warpgroup; of a tile
+constexpr int kWarpgroups = 2;                  // that compute
 constexpr int kItemRows = kWarpgroups * kQueries;
 constexpr int kThreads = kWarpgroups * 128 + 32;
 constexpr int kStages = 2;
@@ -31,15 +32,15 @@ struct Args {
   bf16* qkv;
   const float* cos_sin;  // null: nothing to turn
   const int* cu_seqlens;
-  int heads, segments, tiles, shortest;  // tiles of queries in the longest segment; shorter segments are skipped
+  int heads, segments, tiles;  // the last: of queries in the longest segment
   float scale_log2;
   bf16* y;
 };
 
 // ---- group_rows
 
-constexpr int kGroupThreads = 320;                // 8 rows, 5 pairs of chunks, 8 heads at a time
-constexpr int kTurnPitch = kDim * 4 + 16;         // bytes of cos and sin of a row; no two rows of a bank
+constexpr int kGroupThreads = 320;         // 8 rows, 5 pairs of chunks, 8 heads at a time
+constexpr int kTurnPitch = kDim * 4 + 16;  // bytes of cos and sin of a row; no two rows of a bank
 constexpr int row_pitch(int heads) { return 3 * heads * kDim * 2 + 16; }
 constexpr int group_shared(int heads) { return kGroup * (row_pitch(heads) + kTurnPitch) + 16; }
 
@@ -50,7 +51,7 @@ __global__ void __launch_bounds__(kGroupThreads) group_rows(const Args args) {
   pdl_launch();
   const int begin = args.cu_seqlens[blockIdx.y], length = args.cu_seqlens[blockIdx.y + 1] - begin;
   const int first = blockIdx.x * kGroup, rows = min(kGroup, length - first);
-  if (rows <= 0 || length < args.shortest) return;
+  if (rows <= 0 || length <= kWindowRows) return;
   const int slots = 3 * args.heads, pitch = row_pitch(args.heads), row_bytes = slots * kDim * 2;
   bf16* const group = args.qkv + int64_t{begin + first} * slots * kDim;
   unsigned char* const turns = shared + kGroup * pitch;
@@ -81,60 +82,11 @@ __global__ void __launch_bounds__(kGroupThreads) group_rows(const Args args) {
     const auto* from = reinterpret_cast<const uint4*>(shared + row * pitch) + slot * kChunks + chunk;
     uint4 a = from[0], b = from[kChunks / 2];
     if (args.cos_sin && slot < 2 * args.heads) {
-      turn_two(a.x, b.x, {cos[0].x, cos[0].y}, {sin[0].x, sin[0].y});
-      turn_two(a.y, b.y, {cos[0].z, cos[0].w}, {sin[0].z, sin[0].w});
-      turn_two(a.z, b.z, {cos[1].x, cos[1].y}, {sin[1].x, sin[1].y});
-      turn_two(a.w, b.w, {cos[1].z, cos[1].w}, {sin[1].z, sin[1].w});
+      turn_eight(a, b, cos, sin);
     }
     to[slot * kChunks * rows] = a;
     to[(slot * kChunks + kChunks / 2) * rows] = b;
   }
-}
-
-// ---- wgmma
-
-// Matrices in cores of 8 rows x 16 bytes, 128 bytes apart along a row and kGroupBytes apart across groups of rows.
-// `leading` is the stride along K, `stride` the one along M or N, for both orders of the values.
-__device__ __forceinline__ uint64_t descriptor(uint32_t address, uint32_t leading, uint32_t stride) {
-  return static_cast<uint64_t>(address >> 4) | static_cast<uint64_t>(leading >> 4) << 16 |
-         static_cast<uint64_t>(stride >> 4) << 32;
-}
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-// Keeps the compiler from moving uses of accumulators across a fence or a wait.
-template <int kCount>
-__device__ __forceinline__ void pin(float (&x)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(x[i])::"memory");
-}
-
-#define SACCADE_F8(d, i) \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-
-// d (+)= a b^T: a [64,16] and b [128,16] in shared memory, K in rows.
-__device__ __forceinline__ void wgmma_scores(float (&d)[64], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
-      "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,"
-      "%58,%59,%60,%61,%62,%63}, %64, %65, p, 1, 1, 0, 0;\n}\n"
-      : SACCADE_F8(d, 0), SACCADE_F8(d, 8), SACCADE_F8(d, 16), SACCADE_F8(d, 24), SACCADE_F8(d, 32), SACCADE_F8(d, 40),
-        SACCADE_F8(d, 48), SACCADE_F8(d, 56)
-      : "l"(a), "l"(b), "r"(add));
-}
-// d += a b: a [64,16] in registers, b [16,80] in shared memory, N in rows.
-__device__ __forceinline__ void wgmma_values(float (&d)[40], const uint32_t* a, uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
-      "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39}, {%40,%41,%42,%43}, %44, 1, 1, 1, 1;\n"
-      : SACCADE_F8(d, 0), SACCADE_F8(d, 8), SACCADE_F8(d, 16), SACCADE_F8(d, 24), SACCADE_F8(d, 32)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 // ---- segment_flash
@@ -157,7 +109,7 @@ struct Place {
 
 struct Item {
   int segment, head, first, begin, length;
-  __device__ bool empty(const Args& args) const { return first >= length || length < args.shortest; }
+  __device__ bool empty() const { return first >= length || length <= kWindowRows; }
   __device__ int key_tiles() const { return (length + kKeys - 1) / kKeys; }
 };
 __device__ __forceinline__ Item item_of(const Args& args, int index) {
@@ -180,7 +132,7 @@ __device__ void copy_tile(const Args& args, const Item& item, int which, int row
       const int zero_row = i / (kGroup * kChunks) * kGroup + i % kGroup;
       if (zero_row >= rows) reinterpret_cast<uint4*>(tile)[i] = {0, 0, 0, 0};
     }
-    fence_proxy_async();
+    fence_proxy_async_shared();
     __syncwarp();
   }
   const uint32_t full = shared_address(barrier);
@@ -207,7 +159,7 @@ __device__ void produce(const Args& args, Shared& s, int items, int lane) {
   uint32_t q_parity = 0;
   for (int index = blockIdx.x; index < items; index += gridDim.x) {
     const Item item = item_of(args, index);
-    if (item.empty(args)) continue;
+    if (item.empty()) continue;
     for (int tile = 0; tile < item.key_tiles(); ++tile, place.advance()) {
       mbarrier_wait(shared_address(&s.k_empty[place.stage]), place.parity ^ 1);
       copy_tile(args, item, 1, key_row(item, tile), s.k[place.stage], &s.k_full[place.stage], lane);
@@ -248,23 +200,19 @@ struct Softmax {
   }
 };
 
-__device__ __forceinline__ void arrive(uint64_t* barrier) {
-  if (threadIdx.x % 32 == 0) mbarrier_arrive(shared_address(barrier));
-}
-
 __device__ void consume(const Args& args, Shared& s, int items, int warpgroup) {
   const int lane = threadIdx.x % 32, warp_row = warpgroup * kQueries + threadIdx.x / 32 % 4 * 16;
-  const uint64_t q_matrix = descriptor(shared_address(s.q) + warpgroup * (kTileBytes / kWarpgroups), 128, kGroupBytes);
+  const uint64_t q_matrix = matrix(shared_address(s.q) + warpgroup * (kTileBytes / kWarpgroups), 128, kGroupBytes);
   float x[64], sums[40], shrink[2];
   uint32_t p[32];
   const auto score = [&](int stage) {
-    const uint64_t k_matrix = descriptor(shared_address(s.k[stage]), 128, kGroupBytes);
+    const uint64_t k_matrix = matrix(shared_address(s.k[stage]), 128, kGroupBytes);
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) wgmma_scores(x, q_matrix + step * 16, k_matrix + step * 16, step > 0);
     wgmma_commit();
   };
   const auto weigh = [&](int stage) {
-    const uint64_t v_matrix = descriptor(shared_address(s.v[stage]), kGroupBytes, 128);
+    const uint64_t v_matrix = matrix(shared_address(s.v[stage]), kGroupBytes, 128);
 #pragma unroll
     for (int step = 0; step < kKeys / 16; ++step)
       wgmma_values(sums, p + 4 * step, v_matrix + step * (2 * kGroupBytes / 16));
@@ -279,7 +227,7 @@ __device__ void consume(const Args& args, Shared& s, int items, int warpgroup) {
   uint32_t q_parity = 0;
   for (int index = blockIdx.x; index < items; index += gridDim.x) {
     const Item item = item_of(args, index);
-    if (item.empty(args)) continue;
+    if (item.empty()) continue;
     const int tiles = item.key_tiles();
     Softmax softmax;
 
@@ -317,6 +265,8 @@ __device__ void consume(const Args& args, Shared& s, int items, int warpgroup) {
       arrive(&s.k_empty[place.stage]);
       if (tile + 1 == tiles) arrive(&s.q_empty);
       softmax.update(x, args.scale_log2, shrink);
+      // Never true, but the compiler cannot know: it would wait for the product before, not after, the exponentials.
+      if (softmax.total[0] + softmax.total[1] < 0) __trap();
       wgmma_wait<0>();
       pin(sums);
       arrive(&s.v_empty[last.stage]);
@@ -374,12 +324,12 @@ __global__ void __launch_bounds__(kThreads, 1) segment_flash(const Args args) {
 
 }  // namespace
 
-bool segment_attention_hopper_fits(const Tensor& qkv) {
+bool segment_flash_fits(const Tensor& qkv) {
   return qkv.dim(3) == kDim && group_shared(static_cast<int>(qkv.dim(2))) <= 227 * 1024;
 }
 
-void segment_attention_hopper(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& cu_seqlens,
-                              int64_t longest, int64_t shortest, float scale, const Tensor& y) {
+void segment_attention_flash(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& cu_seqlens,
+                             int64_t longest, float scale, const Tensor& y) {
   Args args = {};
   args.qkv = static_cast<bf16*>(qkv.data);
   args.cos_sin = static_cast<const float*>(cos_sin.data);
@@ -387,7 +337,6 @@ void segment_attention_hopper(Stream stream, const Tensor& qkv, const Tensor& co
   args.heads = static_cast<int>(qkv.dim(2));
   args.segments = static_cast<int>(cu_seqlens.dim(0)) - 1;
   args.tiles = static_cast<int>((longest + kItemRows - 1) / kItemRows);
-  args.shortest = static_cast<int>(shortest);
   args.scale_log2 = scale * kLog2E;
   args.y = static_cast<bf16*>(y.data);
 
