@@ -19,7 +19,8 @@ struct Shape {
   int64_t width, ffn, heads, kv_heads, head_dim, depth, vocabulary;
 };
 constexpr Shape kSmall64{256, 512, 4, 2, 64, 3, 800}, kSmall128{192, 576, 7, 1, 128, 2, 805},
-    kWide{2624, 640, 8, 8, 64, 2, 805}, kQwen3B{2048, 11008, 16, 2, 128, 1, 805}, kQwen7B{3584, 18944, 28, 4, 128, 1, 805};
+    kWide{2624, 640, 8, 8, 64, 2, 805},
+    kManyStrips{256, 9024, 4, 1, 128, 2, 20005}, kQwen3B{2048, 11008, 16, 2, 128, 1, 805}, kQwen7B{3584, 18944, 28, 4, 128, 1, 805};
 
 std::vector<BFloat16> uniform(std::mt19937& rng, int64_t count, float sigma) {
   std::vector<BFloat16> values(static_cast<size_t>(count));
@@ -282,9 +283,9 @@ std::vector<double> doubles(const std::vector<T>& values) {
 }
 
 // Both round at the same places; sums in another order and weights of attention in bf16 make a rounding go the other way
-// now and then, by 2^-8 of a value. One element that is wrong stands out of the second bound.
+// now and then, by 2^-8 of a value, in each layer. One element that is wrong stands out of the second bound.
 template <class T>
-void expect_close(const std::vector<T>& got, const std::vector<T>& want, const std::string& what) {
+void expect_close(const std::vector<T>& got, const std::vector<T>& want, int64_t depth, const std::string& what) {
   ASSERT_EQ(got.size(), want.size());
   const auto a = doubles(got), b = doubles(want);
   double worst = 0, squares = 0;
@@ -292,7 +293,7 @@ void expect_close(const std::vector<T>& got, const std::vector<T>& want, const s
     worst = std::max(worst, std::isnan(a[i]) ? INFINITY : std::abs(a[i] - b[i]));
     squares += b[i] * b[i];
   }
-  EXPECT_LT(relative_error(a, b), 5e-3) << what;
+  EXPECT_LT(relative_error(a, b), 5e-3 * static_cast<double>(depth)) << what;
   EXPECT_LT(worst, 0.06 * std::sqrt(squares / static_cast<double>(a.size()))) << what;
 }
 
@@ -300,10 +301,10 @@ void expect_right(const Model& m, const std::vector<int64_t>& rows, const std::v
   for (size_t r = 0; r < rows.size(); ++r) {
     const Model::Result want = m.expect(rows[r]);
     const std::string where = fmt::format("row {}, {} tokens: ", r, m.lengths[static_cast<size_t>(rows[r])]);
-    expect_close(results[r].keys, want.keys, where + "keys");
-    expect_close(results[r].values, want.values, where + "values");
-    expect_close(results[r].h, want.h, where + "h");
-    expect_close(results[r].logits, want.logits, where + "logits");
+    expect_close(results[r].keys, want.keys, m.s.depth, where + "keys");
+    expect_close(results[r].values, want.values, m.s.depth, where + "values");
+    expect_close(results[r].h, want.h, m.s.depth, where + "h");
+    expect_close(results[r].logits, want.logits, m.s.depth, where + "logits");
   }
 }
 
@@ -333,7 +334,7 @@ TEST_F(Decode, OneLayerWithoutMlpOrAttention) {
 }
 
 TEST_F(Decode, MatchesReference) {
-  for (const Shape& shape : {kSmall64, kSmall128, kWide}) {
+  for (const Shape& shape : {kSmall64, kSmall128, kWide, kManyStrips}) {
     SCOPED_TRACE(fmt::format("width {}, head dim {}", shape.width, shape.head_dim));
     Model m(shape, {1, 63, 64, 65, 500, 3000, 128, 2}, 2);
     expect_right(m, {5, 0, 4, 1, 2, 3, 7, 6}, m.run({5, 0, 4, 1, 2, 3, 7, 6}));
@@ -350,7 +351,7 @@ TEST_F(Decode, MatchesReferenceOnLayersOfQwen) {
 }
 
 TEST_F(Decode, RowsDependOnTheirSequenceAlone) {
-  for (const Shape& shape : {kSmall64, kSmall128, kWide, kQwen3B}) {
+  for (const Shape& shape : {kSmall64, kSmall128, kWide, kManyStrips, kQwen3B}) {
     SCOPED_TRACE(fmt::format("width {}, head dim {}", shape.width, shape.head_dim));
     Model m(shape, {1, 63, 64, 65, 500, 3000, 128, 2}, 4);
     const std::vector<int64_t> all{5, 0, 4, 1, 2, 3, 7, 6};

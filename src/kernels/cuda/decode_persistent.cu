@@ -11,7 +11,6 @@
 #include "kernels/cuda/decode_persistent.cuh"
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "base/check.h"
@@ -42,7 +41,7 @@ __global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(co
     }
     fence_barrier_init();
   }
-  if (threadIdx.x < p.rows) s.kv_lens[threadIdx.x] = p.kv_lens[threadIdx.x];
+  if (threadIdx.x < p.rows) split_sequence(p, s, threadIdx.x);
   __syncthreads();
 
   if (warp >= kWarps) {
@@ -51,26 +50,31 @@ __global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(co
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
     Thread t{p, s, warp, lane, lane / 4, lane % 4};
-    for (int layer = 0; layer < p.depth; ++layer) {
-      normed_products<kPages>(t, p.layers[layer].attention_norm, layer, kQkv, layer > 0);
+    Cursor first;
+    seek(t, static_cast<int>(blockIdx.x), first);
+    for (int i = 0; i <= 4 * p.depth; ++i) {  // every piece of code stands once: instructions are cached
+      const int layer = i / 4, phase = i < 4 * p.depth ? i % 4 : kHead;
+      if (phase == kOutput || phase == kDown) {
+        products(t, phase == kDown ? p.activated : p.attended, layer, phase);
+      } else {
+        const bf16* norm = phase == kHead ? p.norm : p.layers[layer].attention_norm;
+        normed_products<kPages>(t, phase == kGateUp ? p.layers[layer].mlp_norm : norm, layer, phase, i > 0);
+      }
+      if (phase == kHead) break;
       grid_arrive(t);
-      attention(t, layer);
+      if (phase != kQkv) continue;
+      attend(t, layer, first);
       grid_arrive(t);
-      products(t, p.attended, layer, kOutput);
-      grid_arrive(t);
-      normed_products<kPages>(t, p.layers[layer].mlp_norm, layer, kGateUp, true);
-      grid_arrive(t);
-      products(t, p.activated, layer, kDown);
+      combine(t);
       grid_arrive(t);
     }
-    normed_products<kPages>(t, p.norm, p.depth, kHead, true);
     if (threadIdx.x == 0 && atomicAdd(p.left, 1) + 1 == gridDim.x) *p.left = *p.arrived = 0;  // for the next launch
   }
 }
 
 namespace {
 
-constexpr int64_t kMaxPages = 8;  // of the hidden width
+constexpr int64_t kMaxPages = 7;  // of the hidden width
 
 bool has_strips(const Weight& w, Weight::RowOrder order, int64_t rows, int64_t cols, bool may_have_bias) {
   return w.format == Weight::Format::kStrips && w.order == order && w.parts == 1 && w.data[0].dtype == DType::kBF16 &&
@@ -94,30 +98,28 @@ bool has_shapes(const Decoder& d) {
   });
 }
 
-// Deals the strips of a phase to `load.size()` shares and adds to `load`, their blocks so far. `level`: such that loads
-// become equal; else every share gets as many strips, give or take one.
+// Deals the strips of a phase to `load.size()` shares, of which `load` counts the blocks: as many to each, give or take
+// one, those with the smallest load first; with `level` give or take another one, so that loads become equal. Not more:
+// a barrier follows each phase, and the ring evens out only what is less than its size.
 void deal(Params& p, int phase, int64_t strips, bool level, std::vector<int64_t>& load) {
   const auto shares = static_cast<int64_t>(load.size()), blocks = int64_t{p.blocks[phase]};
-  const int64_t target = (std::accumulate(load.begin(), load.end(), int64_t{0}) + strips * blocks) / shares;
-  std::vector<int64_t> count(load.size());
-  for (size_t i = 0; i < load.size(); ++i)
-    count[i] = level ? std::max<int64_t>(0, (target - load[i]) / blocks) : strips / shares;
-  std::vector<size_t> order(load.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return load[a] + count[a] * blocks < load[b] + count[b] * blocks;
-  });
-  int64_t rest = strips - std::accumulate(count.begin(), count.end(), int64_t{0});
-  for (size_t i = 0; rest > 0; i = (i + 1) % order.size(), --rest) ++count[order[i]];
-  for (size_t i = order.size(); rest < 0; i = i == 1 ? order.size() : i - 1)
-    if (count[order[i - 1]] > 0) --count[order[i - 1]], ++rest;
-  int64_t begin = 0;
-  for (size_t i = 0; i < load.size(); ++i) {
-    p.begin[phase][i] = static_cast<uint16_t>(begin);
-    begin += count[i];
-    load[i] += count[i] * blocks;
+  const int64_t even = strips / shares, rounds = level ? std::max<int64_t>(0, even - 1) : even;
+  std::vector<int64_t> count(load.size(), rounds);
+  for (int64_t& blocks_so_far : load) blocks_so_far += rounds * blocks;
+  for (int64_t rest = strips - rounds * shares; rest > 0; --rest) {
+    size_t least = load.size();
+    for (size_t i = 0; i < load.size(); ++i)
+      if (count[i] < rounds + (level ? 3 : 1) && (least == load.size() || load[i] < load[least])) least = i;
+    ++count[least];
+    load[least] += blocks;
   }
-  p.begin[phase][load.size()] = static_cast<uint16_t>(begin);
+  p.rounds[phase] = static_cast<int>(rounds);
+  int64_t next = rounds * shares;
+  for (size_t i = 0; i < load.size(); ++i) {
+    p.rest[phase][i] = static_cast<uint16_t>(next);
+    next += count[i] - rounds;
+  }
+  p.rest[phase][load.size()] = static_cast<uint16_t>(next);
 }
 
 // Pieces of the workspace, each from a 256-byte boundary.
@@ -136,7 +138,6 @@ size_t place_workspace(Params& p, std::byte* memory) {
   const int64_t parts = int64_t{kMaxRows} * p.kv_heads * kMaxSplits * kMaxGroup;
   p.arrived = w.take<unsigned>(1);
   p.left = w.take<unsigned>(1);
-  p.splits_done = w.take<unsigned>(kMaxRows * p.kv_heads);
   p.q = w.take<bf16>(int64_t{kMaxRows} * p.heads * p.head_dim);
   p.attended = w.take<bf16>(int64_t{kMaxRows} * p.heads * p.head_dim);
   p.activated = w.take<bf16>(int64_t{kMaxRows} * p.ffn);

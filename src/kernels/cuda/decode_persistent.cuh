@@ -39,12 +39,12 @@ struct Params {
   float* partial;                  // [8, K, kMaxSplits, kMaxGroup, Dh]
   float2* partial_top;             // [8, K, kMaxSplits, kMaxGroup]: highest score and sum
   unsigned *arrived, *left;        // CTAs at barriers, CTAs that ended
-  unsigned* splits_done;           // [8, K]
 
   int rows, depth, width, heads, kv_heads, head_dim, ffn, vocabulary, max_pages;
   float eps, scale;
   int blocks[kPhases];                         // along K
-  uint16_t begin[kPhases][kMaxCtas + 1];       // strips of each share
+  int rounds[kPhases];                         // strips that every share has: every grid-th of the first ones
+  uint16_t rest[kPhases][kMaxCtas + 1];        // those behind them: of each share, rest[i] .. rest[i + 1]
   LayerView layers[kMaxLayers];
 };
 
@@ -56,8 +56,7 @@ struct Shared {
   };
   uint64_t full[kRing], empty[kRing], sums_full[kSumBuffers], sums_empty[kSumBuffers];
   float squares[kWarps][kMaxRows];
-  int kv_lens[kMaxRows];
-  unsigned done;
+  int kv_lens[kMaxRows], parts[kMaxRows], part_pages[kMaxRows];
 };
 
 // A thread of the multiplying warps and where it is in the ring.
@@ -70,18 +69,25 @@ struct Thread {
   unsigned barriers = 0;
 };
 
-// The strips of a phase that this CTA multiplies. Shares move from CTA to CTA with the layers: none has more bytes than
-// others for long.
+// The strips of a phase that this CTA multiplies. All CTAs read side by side. Shares move from CTA to CTA with the
+// layers: none has more bytes than others for long.
 struct Share {
   const bf16* w;
-  int begin, end, blocks;
+  int blocks, index, rounds, rest, count;
+
+  __device__ __forceinline__ Share(const Params& p, int layer, int phase) {
+    constexpr unsigned kTurn = 41;
+    index = static_cast<int>((blockIdx.x + static_cast<unsigned>(layer) * kTurn) % gridDim.x);
+    w = phase == kHead ? p.head : p.layers[layer].weights[phase];
+    blocks = p.blocks[phase];
+    rounds = p.rounds[phase];
+    rest = p.rest[phase][index];
+    count = rounds + p.rest[phase][index + 1] - rest;
+  }
+  __device__ __forceinline__ int strip(int i) const {
+    return i < rounds ? i * static_cast<int>(gridDim.x) + index : rest + i - rounds;
+  }
 };
-__device__ __forceinline__ Share share_of(const Params& p, int layer, int phase) {
-  constexpr unsigned kTurn = 41;
-  const unsigned i = (blockIdx.x + static_cast<unsigned>(layer) * kTurn) % gridDim.x;
-  return {phase == kHead ? p.head : p.layers[layer].weights[phase], p.begin[phase][i], p.begin[phase][i + 1],
-          p.blocks[phase]};
-}
 
 __device__ __forceinline__ void sync_warps() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
 

@@ -3,33 +3,60 @@
 // An item is one kv head of a sequence and a run of its pages; how a sequence is split depends on its own length alone.
 // The query heads of the group are rows of both products: scores = q K^T with mma m16n8k16, one m16n8 tile (8 tokens of a
 // page) for each warp, then y = P V, 16 of the Dh columns for each warp over all 64 tokens of the page. Operands go
-// straight from the cache to registers. The CTA that ends the last item of (sequence, kv head) combines its parts.
+// straight from the cache to registers, one page ahead. After a barrier the parts are combined, by a warp for each query
+// head.
 #pragma once
 
 #include "kernels/cuda/decode_persistent.cuh"
 
 namespace saccade::cuda::persistent {
 
-struct Split {
-  int pages, pages_each, count;
+// Shared memory: how each sequence is split.
+__device__ __forceinline__ void split_sequence(const Params& p, Shared& s, int b) {
+  const int pages = (p.kv_lens[b] + kKvPageTokens - 1) / kKvPageTokens;
+  s.kv_lens[b] = p.kv_lens[b];
+  s.part_pages[b] = (pages + kMaxSplits - 1) / kMaxSplits;
+  s.parts[b] = (pages + s.part_pages[b] - 1) / s.part_pages[b];
+}
+
+// Walks over the pages of this CTA's items.
+struct Cursor {
+  int item, b, kv_head, part, page, end, id;  // b = rows: none is left
 };
-__device__ __forceinline__ Split split_of(int kv_len) {
-  const int pages = (kv_len + kKvPageTokens - 1) / kKvPageTokens;
-  const int each = (pages + kMaxSplits - 1) / kMaxSplits;
-  return {pages, each, (pages + each - 1) / each};
+__device__ __forceinline__ void load_id(const Thread& t, Cursor& c) {
+  if (c.b < t.p.rows) c.id = __ldg(t.p.page_table + c.b * t.p.max_pages + c.page);
+}
+__device__ __forceinline__ void seek(const Thread& t, int item, Cursor& c) {
+  c.item = item;
+  for (c.b = 0; c.b < t.p.rows; ++c.b) {
+    const int parts = t.s.parts[c.b];
+    if (item < parts * t.p.kv_heads) {
+      c.kv_head = item / parts;
+      c.part = item % parts;
+      c.page = c.part * t.s.part_pages[c.b];
+      c.end = min(c.page + t.s.part_pages[c.b], (t.s.kv_lens[c.b] + kKvPageTokens - 1) / kKvPageTokens);
+      break;
+    }
+    item -= parts * t.p.kv_heads;
+  }
+  load_id(t, c);
+}
+__device__ __forceinline__ void step(const Thread& t, Cursor& c) {
+  if (c.b == t.p.rows) return;
+  if (++c.page < c.end) return load_id(t, c);
+  seek(t, c.item + static_cast<int>(gridDim.x), c);
 }
 
 // A thread's part of one page: its chunks of token 8 warp + group of the keys; of the values, columns 2 group and
-// 2 group + 1 of the warp's 16, for tokens 16 i + {0, 1, 8, 9} + 2 quad.
+// 2 group + 1 of the warp's 16, for tokens 16 i + {0, 1, 8, 9} + 2 quad. And of the query heads.
 struct PageOperands {
   uint4 key[2][2];
   uint32_t value[4][4];
 };
-__device__ __forceinline__ void load_page(const Thread& t, const bf16* kv, int b, int kv_head, int page, int tokens,
-                                          PageOperands& o) {
+__device__ __forceinline__ void load_page(const Thread& t, const bf16* kv, const Cursor& c, PageOperands& o) {
   const Params& p = t.p;
-  const int64_t id = __ldg(p.page_table + b * p.max_pages + page);
-  const bf16* keys = kv + (id * 2 * p.kv_heads + kv_head) * kKvPageTokens * p.head_dim;
+  if (c.b == p.rows) return;
+  const bf16* keys = kv + (int64_t{c.id} * 2 * p.kv_heads + c.kv_head) * kKvPageTokens * p.head_dim;
   const bf16* values = keys + p.kv_heads * kKvPageTokens * p.head_dim;
 #pragma unroll
   for (int half = 0; half < 2; ++half)
@@ -38,7 +65,7 @@ __device__ __forceinline__ void load_page(const Thread& t, const bf16* kv, int b
       o.key[half][0] = load_16(row + ((2 * t.quad) ^ t.group) * 8);
       o.key[half][1] = load_16(row + ((2 * t.quad + 1) ^ t.group) * 8);
     }
-  const int column = 16 * t.warp + 2 * t.group;
+  const int column = 16 * t.warp + 2 * t.group, tokens = t.s.kv_lens[c.b] - c.page * kKvPageTokens;
   if (column >= p.head_dim) return;
 #pragma unroll
   for (int i = 0; i < 4; ++i)
@@ -49,84 +76,54 @@ __device__ __forceinline__ void load_page(const Thread& t, const bf16* kv, int b
           token < tokens ? __ldcg(reinterpret_cast<const uint32_t*>(values + kv_offset(token, column))) : 0;
     }
 }
-
-// Adds the parts of one (sequence, kv head) in their order. A warp for each query head, a lane for each part's weight.
-__device__ __forceinline__ void combine(const Thread& t, int b, int kv_head, int parts) {
-  constexpr int kBatch = 8;
+__device__ __forceinline__ void load_queries(const Thread& t, const Cursor& c, uint4 (&q)[2][2]) {
   const Params& p = t.p;
-  const int group_heads = p.heads / p.kv_heads, first = (b * p.kv_heads + kv_head) * kMaxSplits;
-  if (t.warp >= group_heads) return;
-  const float2 top_sum =
-      t.lane < parts ? __ldcg(p.partial_top + (first + t.lane) * kMaxGroup + t.warp) : make_float2(-INFINITY, 0);
-  float top = top_sum.x;
+  const int group_heads = p.heads / p.kv_heads;
+  if (c.b == p.rows || t.group >= group_heads) return;
+  const bf16* from = p.q + (c.b * p.heads + c.kv_head * group_heads + t.group) * p.head_dim + 16 * t.quad;
 #pragma unroll
-  for (int i = 1; i < 32; i *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, i));
-  const float weight = exp2f(top_sum.x - top);
-  float sum = weight * top_sum.y;
-#pragma unroll
-  for (int i = 1; i < 32; i *= 2) sum += __shfl_xor_sync(~0u, sum, i);
-
-  const int column = 4 * t.lane;
-  const bool has_columns = column < p.head_dim;
-  float4 y = make_float4(0, 0, 0, 0);
-  for (int part = 0; part < parts; part += kBatch) {
-    float4 v[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      v[i] = make_float4(0, 0, 0, 0);
-      if (part + i < parts && has_columns)
-        v[i] = __ldcg(reinterpret_cast<const float4*>(
-            p.partial + (int64_t{first + part + i} * kMaxGroup + t.warp) * p.head_dim + column));
+  for (int half = 0; half < 2; ++half)
+    if (half * kBlockCols < p.head_dim) {
+      q[half][0] = load_16(from + half * kBlockCols);
+      q[half][1] = load_16(from + half * kBlockCols + 8);
     }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const float w = __shfl_sync(~0u, weight, (part + i) % 32);
-      y.x += w * v[i].x, y.y += w * v[i].y, y.z += w * v[i].z, y.w += w * v[i].w;
-    }
-  }
-  if (!has_columns) return;
-  const uint2 packed = make_uint2(pack(y.x / sum, y.y / sum), pack(y.z / sum, y.w / sum));
-  bf16* to = p.attended + (b * p.heads + kv_head * group_heads + t.warp) * p.head_dim + column;
-  *reinterpret_cast<uint2*>(to) = packed;
 }
 
-__device__ __forceinline__ void attend_item(Thread& t, const bf16* kv, int b, int kv_head, int part) {
+// Waits for the grid; then this CTA's items from `first` on. Its page is asked for before the wait, and once more where this step writes.
+__device__ __forceinline__ void attend(Thread& t, int layer, const Cursor& first) {
   const Params& p = t.p;
-  const int kv_len = t.s.kv_lens[b], group_heads = p.heads / p.kv_heads;
-  const Split split = split_of(kv_len);
-  const int first = part * split.pages_each, last = min(first + split.pages_each, split.pages);
+  const bf16* kv = p.layers[layer].kv;
   const float scale = p.scale * 1.4426950408889634f;  // powers of two
+  Cursor now = first, next = first;
+  PageOperands operands = {}, next_operands = {};
+  load_page(t, kv, now, operands);
+  grid_wait(t);
+  step(t, next);
+  if (now.b == p.rows) return;
+  if (now.page == (t.s.kv_lens[now.b] - 1) / kKvPageTokens) load_page(t, kv, now, operands);
+  uint4 q[2][2] = {}, next_q[2][2] = {};
+  load_queries(t, now, q);
 
-  uint4 q[2][2] = {};
-  if (t.group < group_heads) {
-    const bf16* from = p.q + (b * p.heads + kv_head * group_heads + t.group) * p.head_dim + 16 * t.quad;
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      if (half * kBlockCols < p.head_dim) {
-        q[half][0] = load_16(from + half * kBlockCols);
-        q[half][1] = load_16(from + half * kBlockCols + 8);
-      }
-  }
-  PageOperands next = {};
-  load_page(t, kv, b, kv_head, first, kv_len - first * kKvPageTokens, next);
   float top = -INFINITY, total = 0, y[2][4] = {};
-  for (int page = first; page < last; ++page) {
-    const PageOperands now = next;
-    const int tokens = kv_len - page * kKvPageTokens;
-    if (page + 1 < last) load_page(t, kv, b, kv_head, page + 1, tokens - kKvPageTokens, next);
+  for (int buffer = 0; now.b < p.rows; buffer ^= 1) {
+    load_page(t, kv, next, next_operands);
+    load_queries(t, next, next_q);
+    Cursor after = next;
+    step(t, after);
 
+    const int tokens = t.s.kv_lens[now.b] - now.page * kKvPageTokens;
     float s[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const uint4 &a = q[half][i], &k = now.key[half][i];
+        const uint4 &a = q[half][i], &k = operands.key[half][i];
         if (half * kBlockCols < p.head_dim) {
           mma_16x8x16(s, {a.x, 0, a.y, 0}, k.x, k.y);
           mma_16x8x16(s, {a.z, 0, a.w, 0}, k.z, k.w);
         }
       }
-    float* scores = t.s.scores[page & 1] + t.group * kScoreStride + 2 * t.quad;
+    float* scores = t.s.scores[buffer] + t.group * kScoreStride + 2 * t.quad;
     const int token = 8 * t.warp + 2 * t.quad;
     *reinterpret_cast<float2*>(scores + 8 * t.warp) =
         make_float2(token < tokens ? s[0] * scale : -INFINITY, token + 1 < tokens ? s[1] * scale : -INFINITY);
@@ -155,41 +152,72 @@ __device__ __forceinline__ void attend_item(Thread& t, const bf16* kv, int b, in
         total += e[i][j].x + e[i][j].y;
       }
       const uint32_t a0 = pack(e[i][0].x, e[i][0].y), a2 = pack(e[i][1].x, e[i][1].y);
-      const uint32_t(&v)[4] = now.value[i];
+      const uint32_t(&v)[4] = operands.value[i];
       mma_16x8x16(y[0], {a0, 0, a2, 0}, __byte_perm(v[0], v[1], 0x5410), __byte_perm(v[2], v[3], 0x5410));
       mma_16x8x16(y[1], {a0, 0, a2, 0}, __byte_perm(v[0], v[1], 0x7632), __byte_perm(v[2], v[3], 0x7632));
     }
-  }
-  total += __shfl_xor_sync(~0u, total, 1);
-  total += __shfl_xor_sync(~0u, total, 2);
 
-  const int sequence = b * p.kv_heads + kv_head, row = (sequence * kMaxSplits + part) * kMaxGroup + t.group;
-  if (16 * t.warp < p.head_dim)  // columns 4 quad .. 4 quad + 3 of the warp's 16
-    *reinterpret_cast<float4*>(p.partial + int64_t{row} * p.head_dim + 16 * t.warp + 4 * t.quad) =
-        make_float4(y[0][0], y[1][0], y[0][1], y[1][1]);
-  if (t.warp == 0 && t.quad == 0) p.partial_top[row] = make_float2(top, total);
-  sync_warps();
-  if (t.warp == 0 && t.lane == 0) {
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
-                 : "=r"(t.s.done)
-                 : "l"(p.splits_done + sequence)
-                 : "memory");
-    if (t.s.done + 1 == static_cast<unsigned>(split.count)) p.splits_done[sequence] = 0;
+    if (now.page + 1 == now.end) {
+      total += __shfl_xor_sync(~0u, total, 1);
+      total += __shfl_xor_sync(~0u, total, 2);
+      const int row = ((now.b * p.kv_heads + now.kv_head) * kMaxSplits + now.part) * kMaxGroup + t.group;
+      if (16 * t.warp < p.head_dim)  // columns 4 quad .. 4 quad + 3 of the warp's 16
+        *reinterpret_cast<float4*>(p.partial + int64_t{row} * p.head_dim + 16 * t.warp + 4 * t.quad) =
+            make_float4(y[0][0], y[1][0], y[0][1], y[1][1]);
+      if (t.warp == 0 && t.quad == 0) p.partial_top[row] = make_float2(top, total);
+      top = -INFINITY, total = 0;
+      y[0][0] = y[0][1] = y[1][0] = y[1][1] = 0;
+    }
+    now = next;
+    next = after;
+    operands = next_operands;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) q[half][0] = next_q[half][0], q[half][1] = next_q[half][1];
   }
-  sync_warps();
-  if (t.s.done + 1 == static_cast<unsigned>(split.count)) combine(t, b, kv_head, split.count);
 }
 
-// Waits for the grid; then this CTA's items.
-__device__ __forceinline__ void attention(Thread& t, int layer) {
+// Waits for the grid and adds the parts of each query head in their order: a warp for each, a lane for each part's
+// weight and for four columns.
+__device__ __forceinline__ void combine(Thread& t) {
+  constexpr int kBatch = 16;
   const Params& p = t.p;
+  const int group_heads = p.heads / p.kv_heads, column = 4 * t.lane;
+  const bool has_columns = column < p.head_dim;
   grid_wait(t);
-  int item = static_cast<int>(blockIdx.x);
-  for (int b = 0; b < p.rows; ++b) {
-    const int parts = split_of(t.s.kv_lens[b]).count, items = parts * p.kv_heads;
-    for (; item < items; item += static_cast<int>(gridDim.x))
-      attend_item(t, p.layers[layer].kv, b, item / parts, item % parts);
-    item -= items;
+  for (int i = static_cast<int>(blockIdx.x + gridDim.x * t.warp); i < p.rows * p.heads; i += gridDim.x * kWarps) {
+    const int b = i / p.heads, kv_head = i % p.heads / group_heads, parts = t.s.parts[b];
+    const int row = (b * p.kv_heads + kv_head) * kMaxSplits * kMaxGroup + i % group_heads;
+    float4 v[kBatch], y = make_float4(0, 0, 0, 0);
+    const auto load_batch = [&](int part) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        v[j] = make_float4(0, 0, 0, 0);
+        if (part + j < parts && has_columns)
+          v[j] = __ldcg(reinterpret_cast<const float4*>(
+              p.partial + int64_t{row + (part + j) * kMaxGroup} * p.head_dim + column));
+      }
+    };
+    const float2 top_sum =
+        t.lane < parts ? __ldcg(p.partial_top + row + t.lane * kMaxGroup) : make_float2(-INFINITY, 0);
+    load_batch(0);
+    float top = top_sum.x;
+#pragma unroll
+    for (int j = 1; j < 32; j *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, j));
+    const float weight = exp2f(top_sum.x - top);
+    float sum = weight * top_sum.y;
+#pragma unroll
+    for (int j = 1; j < 32; j *= 2) sum += __shfl_xor_sync(~0u, sum, j);
+    for (int part = 0; part < parts; part += kBatch) {
+      if (part > 0) load_batch(part);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const float w = __shfl_sync(~0u, weight, part + j);
+        y.x += w * v[j].x, y.y += w * v[j].y, y.z += w * v[j].z, y.w += w * v[j].w;
+      }
+    }
+    if (has_columns)
+      *reinterpret_cast<uint2*>(p.attended + i * p.head_dim + column) =
+          make_uint2(pack(y.x / sum, y.y / sum), pack(y.z / sum, y.w / sum));
   }
 }
 

@@ -16,9 +16,10 @@ __device__ __forceinline__ void stream_weights(const Params& p, Shared& s) {
   int slot = 0;
   uint32_t parity = 1;
   for (int i = 0; i <= 4 * p.depth; ++i) {
-    const Share share = share_of(p, i / 4, i < 4 * p.depth ? i % 4 : kHead);
-    const uint8_t* from = reinterpret_cast<const uint8_t*>(share.w) + int64_t{share.begin} * share.blocks * kBlockBytes;
-    for (int strip = share.begin; strip < share.end; ++strip)
+    const Share share(p, i / 4, i < 4 * p.depth ? i % 4 : kHead);
+    for (int j = 0; j < share.count; ++j) {
+      const auto* from =
+          reinterpret_cast<const uint8_t*>(share.w) + int64_t{share.strip(j)} * share.blocks * kBlockBytes;
       for (int block = 0; block < share.blocks; block += kPageBlocks) {
         const uint32_t bytes = min(kPageBlocks, share.blocks - block) * kBlockBytes;
         const uint32_t full = shared_address(&s.full[slot]);
@@ -28,12 +29,14 @@ __device__ __forceinline__ void stream_weights(const Params& p, Shared& s) {
         from += bytes;
         if (++slot == kRing) slot = 0, parity ^= 1;
       }
+    }
   }
 }
 
 // sum += the next page's block of this warp x. Two sums, so that products need not wait for each other.
 __device__ __forceinline__ void multiply_page(Thread& t, float (&sum)[2][4], const uint4 (&x)[2], bool has_block) {
   mbarrier_wait(shared_address(&t.s.full[t.slot]), t.parity);
+  __syncwarp();
   uint4 w[2][2];
   if (has_block) {
     const uint8_t* block = t.s.ring[t.slot] + t.warp * kBlockBytes + t.group * 128;
@@ -44,16 +47,18 @@ __device__ __forceinline__ void multiply_page(Thread& t, float (&sum)[2][4], con
       for (int half = 0; half < 2; ++half)
         w[i][half] = *reinterpret_cast<const uint4*>(block + half * 1024 + (chunk ^ (i * 16)));
   }
+  if (has_block) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint4 &a = w[i][0], &b = w[i][1];
+      mma_16x8x16(sum[0], {a.x, b.x, a.y, b.y}, x[i].x, x[i].y);
+      mma_16x8x16(sum[1], {a.z, b.z, a.w, b.w}, x[i].z, x[i].w);
+    }
+  }
+  // Not before the products have their operands: a load of shared memory can linger behind loads of global memory.
   __syncwarp();
   if (t.lane == 0) mbarrier_arrive(shared_address(&t.s.empty[t.slot]));
   if (++t.slot == kRing) t.slot = 0, t.parity ^= 1;
-  if (!has_block) return;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint4 &a = w[i][0], &b = w[i][1];
-    mma_16x8x16(sum[0], {a.x, b.x, a.y, b.y}, x[i].x, x[i].y);
-    mma_16x8x16(sum[1], {a.z, b.z, a.w, b.w}, x[i].z, x[i].w);
-  }
 }
 
 // What the end of a strip needs from memory, asked for before the sums are there. Of rows 2 quad and 2 quad + 1 of the
@@ -152,16 +157,17 @@ __device__ __forceinline__ void end_strip(Thread& t, int layer, int phase, int s
     const float4 part = t.s.sums[buffer][i][t.lane];
     v[0] += part.x, v[1] += part.y, v[2] += part.z, v[3] += part.w;
   }
+  store_strip(t, layer, phase, strip, v, operands);
   __syncwarp();
   if (t.lane == 0) mbarrier_arrive(empty);
-  store_strip(t, layer, phase, strip, v, operands);
 }
 
-// Row `group` of x [B,K], this thread's values of the warp's block of a page.
-__device__ __forceinline__ void load_block(const Thread& t, const bf16* x, int blocks, int page, uint4 (&to)[2]) {
+// Row `group` of x [B,K], this thread's values of the warp's block of a page; none from block `end` on.
+__device__ __forceinline__ void load_block(const Thread& t, const bf16* x, int blocks, int page, uint4 (&to)[2],
+                                           int end) {
   const int block = page * kPageBlocks + t.warp;
   to[0] = to[1] = make_uint4(0, 0, 0, 0);
-  if (t.group >= t.p.rows || block >= blocks) return;
+  if (t.group >= t.p.rows || block >= end) return;
   const bf16* from = x + (t.group * blocks + block) * kBlockCols + 16 * t.quad;
   to[0] = load_16(from);
   to[1] = load_16(from + 8);
@@ -180,8 +186,10 @@ __device__ __forceinline__ void normalise(uint4& x, const uint4& weight, float s
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     uint32_t& pair = (&x.x)[i];
-    const uint32_t w = (&weight.x)[i];
-    pair = pack(rounded(low(pair) * scale) * low(w), rounded(high(pair) * scale) * high(w));
+    const uint32_t scaled = pack(low(pair) * scale, high(pair) * scale), w = (&weight.x)[i];
+    const __nv_bfloat162 product = __hmul2(reinterpret_cast<const __nv_bfloat162&>(scaled),
+                                           reinterpret_cast<const __nv_bfloat162&>(w));
+    pair = reinterpret_cast<const uint32_t&>(product);
   }
 }
 
@@ -190,7 +198,7 @@ template <int kPages>
 __device__ __forceinline__ void normed_products(Thread& t, const bf16* norm, int layer, int phase, bool wait) {
   const Params& p = t.p;
   const int blocks = p.width / kBlockCols;
-  const Share share = share_of(p, layer, phase);
+  const Share share(p, layer, phase);
   uint4 x[kPages][2], weight[kPages][2];
 #pragma unroll
   for (int page = 0; page < kPages; ++page) {
@@ -204,7 +212,7 @@ __device__ __forceinline__ void normed_products(Thread& t, const bf16* norm, int
   if (wait) grid_wait(t);
   float squares = 0;
 #pragma unroll
-  for (int page = 0; page < kPages; ++page) load_block(t, p.h, blocks, page, x[page]);
+  for (int page = 0; page < kPages; ++page) load_block(t, p.h, blocks, page, x[page], blocks);
 #pragma unroll
   for (int page = 0; page < kPages; ++page) squares += squares_of(x[page][0]) + squares_of(x[page][1]);
   squares += __shfl_xor_sync(~0u, squares, 1);
@@ -221,38 +229,37 @@ __device__ __forceinline__ void normed_products(Thread& t, const bf16* norm, int
     for (int i = 0; i < 2; ++i) normalise(x[page][i], weight[page][i], scale);
 
   float sum[2][4] = {};
-  for (int strip = share.begin; strip < share.end; ++strip) {
+  for (int i = 0; i < share.count; ++i) {
 #pragma unroll
     for (int page = 0; page < kPages; ++page)
       if (page * kPageBlocks < blocks) multiply_page(t, sum, x[page], page * kPageBlocks + t.warp < blocks);
-    end_strip(t, layer, phase, strip, sum);
+    end_strip(t, layer, phase, share.strip(i), sum);
   }
 }
 
-// Waits for the grid and multiplies x by this CTA's strips. Activations are loaded a few pages ahead of their use.
+// Waits for the grid and multiplies x by this CTA's strips. Activations are loaded some pages ahead of their use.
 __device__ __forceinline__ void products(Thread& t, const bf16* x, int layer, int phase) {
-  constexpr int kAhead = 4;
-  const Share share = share_of(t.p, layer, phase);
-  const int pages = (share.blocks + kPageBlocks - 1) / kPageBlocks;
+  constexpr int kAhead = 8;
+  const Share share(t.p, layer, phase);
   uint4 ahead[kAhead][2];
   grid_wait(t);
-  if (share.begin == share.end) return;
+  if (share.count == 0) return;
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) load_block(t, x, share.blocks, i % pages, ahead[i]);
+  for (int i = 0; i < kAhead; ++i) load_block(t, x, share.blocks, i, ahead[i], share.blocks);
   float sum[2][4] = {};
-  int strip = share.begin, page = 0, next = kAhead % pages;
-  while (strip < share.end) {
+  for (int strip = 0; strip < share.count; ++strip) {
+    for (int page = 0; page * kPageBlocks < share.blocks; page += kAhead) {
+      const bool ends = (page + kAhead) * kPageBlocks >= share.blocks;
+      const int next = ends ? 0 : page + kAhead;
+      const int next_blocks = ends && strip + 1 == share.count ? 0 : share.blocks;
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (strip == share.end) break;
-      multiply_page(t, sum, ahead[i], page * kPageBlocks + t.warp < share.blocks);
-      load_block(t, x, share.blocks, next, ahead[i]);
-      if (++next == pages) next = 0;
-      if (++page == pages) {
-        page = 0;
-        end_strip(t, layer, phase, strip++, sum);
+      for (int i = 0; i < kAhead; ++i) {
+        if ((page + i) * kPageBlocks < share.blocks)
+          multiply_page(t, sum, ahead[i], (page + i) * kPageBlocks + t.warp < share.blocks);
+        load_block(t, x, share.blocks, next + i, ahead[i], next_blocks);
       }
     }
+    end_strip(t, layer, phase, share.strip(strip), sum);
   }
 }
 
