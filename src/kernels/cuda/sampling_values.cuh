@@ -1,0 +1,107 @@
+// Keys, bins and weights of logits, and the random numbers that choose among them.
+#pragma once
+
+#include "kernels/cuda/team.cuh"
+
+namespace saccade::cuda {
+
+// Keys are ordered as the values, and -0 is 0. NaN comes first.
+inline constexpr uint32_t kInfinityKey = 0xff800000, kMinusInfinityKey = 0x007fffff;
+__device__ __forceinline__ uint32_t key_of(float x) {
+  const uint32_t bits = __float_as_uint(x + 0.0f);
+  return isnan(x) ? ~0u : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float value_of(uint32_t key) {
+  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+// 53 random bits: those of uniform() in engine/sampler.cpp.
+__device__ inline u64 philox(u64 seed, u64 position) {
+  uint32_t x[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0};
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+#pragma unroll
+  for (int round = 0; round < 10; ++round) {
+    const u64 p0 = u64{0xD2511F53} * x[0], p1 = u64{0xCD9E8D57} * x[2];
+    x[0] = static_cast<uint32_t>(p1 >> 32) ^ x[1] ^ k0;
+    x[2] = static_cast<uint32_t>(p0 >> 32) ^ x[3] ^ k1;
+    x[1] = static_cast<uint32_t>(p1);
+    x[3] = static_cast<uint32_t>(p0);
+    k0 += 0x9E3779B9;
+    k1 += 0xBB67AE85;
+  }
+  return (u64{x[0]} << 32 | x[1]) >> 11;
+}
+
+inline constexpr double kOne = 0x1p44;  // as a fixed-point weight; none is more
+
+// Weights e^((x - max) / T) of keys, several side by side to hide the latency of each.
+struct Weigh {
+  double max, scale;  // log2(e) / T
+
+  template <int n>
+  __device__ __forceinline__ void operator()(const uint32_t (&keys)[n], u64 (&weights)[n]) const {
+    constexpr double kInteger = 0x1.8p52;  // adding it leaves a rounded integer in the low bits
+    // (2^f - 1) / f for |f| <= 1/2, interpolated at the Chebyshev nodes: 2^f to 2^-44.6
+    constexpr double kPower[] = {0.6931471805599453,    0.2402265069581299,     0.055504108664760424,
+                                 0.009618129159402558,  0.0013333558179043112,  0.00015403455852453838,
+                                 1.525268684626772e-05, 1.3255224878668817e-06, 1.0203121063391729e-07};
+    double f[n], p[n], unit[n];
+    bool counts[n];
+#pragma unroll
+    for (int u = 0; u < n; ++u) {
+      const double y = (static_cast<double>(value_of(keys[u])) - max) * scale, whole = y + kInteger;
+      counts[u] = y > -46;
+      unit[u] = __hiloint2double((1023 + 44 + __double2loint(whole)) << 20, 0);  // kOne * 2^whole
+      f[u] = y - (whole - kInteger);
+      p[u] = kPower[8];
+    }
+#pragma unroll
+    for (int i = 7; i >= 0; --i)
+#pragma unroll
+      for (int u = 0; u < n; ++u) p[u] = fma(p[u], f[u], kPower[i]);
+#pragma unroll
+    for (int u = 0; u < n; ++u) {
+      p[u] = fma(fma(p[u], f[u], 1.0), unit[u], 0x1p52);
+      weights[u] = counts[u] ? __double_as_longlong(p[u]) & ((u64{1} << 52) - 1) : 0;
+    }
+#pragma unroll
+    for (u64& weight : weights) asm volatile("" : "+l"(weight));  // or each would be computed just before its use
+  }
+};
+
+inline constexpr int kBins = 1024, kBinBits = 10;
+
+// Bins of a range of keys, the highest first. Where exponents vary, equal steps of the value spread tokens best;
+// otherwise, and in ranges too wide for that, bins are keys with the same leading bits.
+struct Bins {
+  int shift;
+  float scale;  // a power of two, or 0: by bits
+  int top;
+
+  __device__ Bins(uint32_t low, uint32_t high) {
+    const float x = value_of(high), y = value_of(low), range = x - y;
+    shift = std::max(0, 32 - kBinBits - __clz(static_cast<int>(high - low)));
+    if ((high >> shift) - (low >> shift) >= kBins) ++shift;
+    top = static_cast<int>(high >> shift);
+    scale = 0;
+    if (range > 1e-30f && range < 1024 && range * 128 > std::max(fabsf(x), fabsf(y))) {
+      scale = __uint_as_float((__float_as_uint((kBins - 2) / range) & 0x7f800000u));
+      top = __float2int_rd(x * scale);
+    }
+  }
+  __device__ int of(uint32_t key, bool& loose) const {
+    if (scale == 0) {
+      loose = (key & ((1u << shift) - 1)) != 0;
+      return top - static_cast<int>(key >> shift);
+    }
+    const float x = value_of(key) * scale, whole = floorf(x);
+    loose = x != whole;
+    return top - static_cast<int>(whole);
+  }
+  __device__ uint32_t lowest(int bin) const {
+    const int at = top - bin;
+    return scale == 0 ? static_cast<uint32_t>(at) << shift : key_of(static_cast<float>(at) / scale);
+  }
+};
+
+}  // namespace saccade::cuda
