@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "media/video.h"
 
 namespace saccade::media {
@@ -50,11 +51,13 @@ Video load_frames(const std::vector<std::string>& paths, double fps, const Image
   if (!(std::isfinite(fps) && fps > 0)) fail("{}: fps of the frames is {}, expected more than 0", paths.front(), fps);
   Video video;
   video.fps = fps;
-  for (const std::string& path : paths) {
-    video.frames.push_back(load_image(path, limits));
-    const Image &first = video.frames.front(), &last = video.frames.back();
-    if (last.width != first.width || last.height != first.height)
-      fail("{}: frame of {}x{} pixels, the first one ({}) has {}x{}", path, last.width, last.height, paths.front(),
+  video.frames.resize(paths.size());
+  parallel_pieces(paths.size(), [&](size_t i) { video.frames[i] = load_image(paths[i], limits); });
+  const Image& first = video.frames.front();
+  for (size_t i = 1; i < paths.size(); ++i) {
+    const Image& frame = video.frames[i];
+    if (frame.width != first.width || frame.height != first.height)
+      fail("{}: frame of {}x{} pixels, the first one ({}) has {}x{}", paths[i], frame.width, frame.height, paths.front(),
            first.width, first.height);
   }
   if (video.frames.size() % kFrameFactor != 0) video.frames.push_back(video.frames.back());

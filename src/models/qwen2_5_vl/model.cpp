@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "models/generation_config.h"
 #include "models/qwen2_5_vl/boxes.h"
 #include "models/qwen2_5_vl/device_patches.h"
@@ -29,6 +30,7 @@ constexpr double kMaxPosition = 1 << 30;  // of the time axis of a clip
 // Patches; or on a CUDA device the decoded frames, from which it makes them.
 struct VisionPatches : VisionInput {
   Patches patches;
+  Picture picture;
   std::vector<media::Image> frames;
   Size size;
 
@@ -133,26 +135,32 @@ class QwenModel final : public Model {
   int position_axes() const override { return 3; }
 
   Prompt prepare(const std::vector<Message>& messages) const override {
+    std::vector<const ContentPart*> parts;
+    for (const Message& message : messages)
+      for (const ContentPart& part : message.content)
+        if (part.type != ContentPart::Type::kText) parts.push_back(&part);
+
     Prompt prompt;
+    auto start = Clock::now();
+    std::vector<Decoded> decoded(parts.size());
+    parallel_pieces(parts.size(), [&](size_t i) { decoded[i] = decode(*parts[i]); });
+    prompt.decode_seconds = parts.empty() ? 0 : seconds_since(start);
+
+    start = Clock::now();
+    std::vector<std::shared_ptr<VisionPatches>> inputs(parts.size());
+    parallel_pieces(parts.size(), [&](size_t i) { inputs[i] = preprocess(*parts[i], std::move(decoded[i])); });
     std::vector<MediaGrid> grids;
-    for (const Message& message : messages) {
-      for (const ContentPart& part : message.content) {
-        if (part.type == ContentPart::Type::kText) continue;
-        auto input = std::make_shared<VisionPatches>();
-        if (part.type == ContentPart::Type::kImage)
-          prepare_image(part, prompt, *input);
-        else
-          prepare_video(part, prompt, *input);
-        const Patches& p = input->patches;
-        grids.push_back({part.type == ContentPart::Type::kVideo, p.grid_t, p.grid_h / config_.vision.merge,
-                         p.grid_w / config_.vision.merge, p.second_per_grid});
-        input->tokens = grids.back().tokens();
-        prompt.media.push_back(std::move(input));
-      }
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const Patches& p = inputs[i]->patches;
+      const bool video = parts[i]->type == ContentPart::Type::kVideo;
+      grids.push_back({video, p.grid_t, p.grid_h / config_.vision.merge, p.grid_w / config_.vision.merge,
+                       p.second_per_grid});
+      inputs[i]->tokens = grids.back().tokens();
+      if (!video) prompt.pictures.push_back(inputs[i]->picture);
+      prompt.media.push_back(std::move(inputs[i]));
     }
-    const auto start = Clock::now();
     build_prompt(messages, grids, config_, chat_, tokenizer_, prompt);
-    prompt.preprocess_seconds += seconds_since(start);
+    prompt.preprocess_seconds = seconds_since(start);
     return prompt;
   }
 
@@ -210,50 +218,49 @@ class QwenModel final : public Model {
     return config;
   }
 
-  void prepare_image(const ContentPart& part, Prompt& prompt, VisionPatches& input) const {
-    const std::string origin = part.path.empty() ? "image" : part.path;
-    auto start = Clock::now();
-    media::Image image = part.path.empty() ? media::decode_image(std::as_bytes(std::span(part.bytes)), origin)
-                                           : media::load_image(part.path);
-    prompt.decode_seconds += seconds_since(start);
-    start = Clock::now();
-    const PreprocessConfig limits = limits_of(part);
-    const Size size = size_of(image, limits, origin);
-    prompt.pictures.push_back({image.width, image.height, size.width, size.height});
-    if (on_device_) {
-      std::vector<media::Image> frames;
-      frames.push_back(std::move(image));
-      input.keep(std::move(frames), size, preprocess_);
-    } else {
-      input.patches = preprocess_image(image, limits, dtype_, origin);
-    }
-    prompt.preprocess_seconds += seconds_since(start);
+  // A picture is a clip of one frame without a rate.
+  using Decoded = media::Video;
+
+  static std::string origin_of(const ContentPart& part) {
+    if (!part.frames.empty()) return part.frames.front();
+    return part.path.empty() ? "image" : part.path;
   }
 
-  void prepare_video(const ContentPart& part, Prompt& prompt, VisionPatches& input) const {
-    auto start = Clock::now();
-    media::VideoSampling sampling;
-    sampling.fps = part.media.fps;
-    sampling.num_frames = part.media.num_frames;
-    const std::string origin = part.frames.empty() ? part.path : part.frames.front();
-    media::Video video = part.frames.empty() ? media::load_video(part.path, sampling)
-                                             : media::load_frames(part.frames, part.media.fps.value_or(2.0));
-    prompt.decode_seconds += seconds_since(start);
-    start = Clock::now();
-    Patches& patches = input.patches;
-    if (on_device_) {
-      const Size size = size_of(video, limits_of(part), origin);
-      input.keep(std::move(video.frames), size, preprocess_);
-      patches.second_per_grid = preprocess_.temporal_patch / video.fps;
-    } else {
-      patches = preprocess_video(video, limits_of(part), dtype_, origin);
+  static Decoded decode(const ContentPart& part) {
+    if (part.type == ContentPart::Type::kVideo) {
+      media::VideoSampling sampling;
+      sampling.fps = part.media.fps;
+      sampling.num_frames = part.media.num_frames;
+      return part.frames.empty() ? media::load_video(part.path, sampling)
+                                 : media::load_frames(part.frames, part.media.fps.value_or(2.0));
     }
-    const double seconds = patches.second_per_grid * static_cast<double>(patches.grid_t);
+    Decoded picture;
+    picture.frames.push_back(part.path.empty()
+                                 ? media::decode_image(std::as_bytes(std::span(part.bytes)), origin_of(part))
+                                 : media::load_image(part.path));
+    return picture;
+  }
+
+  std::shared_ptr<VisionPatches> preprocess(const ContentPart& part, Decoded decoded) const {
+    const std::string origin = origin_of(part);
+    const PreprocessConfig limits = limits_of(part);
+    const bool video = part.type == ContentPart::Type::kVideo;
+    auto input = std::make_shared<VisionPatches>();
+    const Size size = video ? size_of(decoded, limits, origin) : size_of(decoded.frames[0], limits, origin);
+    input->picture = {decoded.frames[0].width, decoded.frames[0].height, size.width, size.height};
+    if (on_device_)
+      input->keep(std::move(decoded.frames), size, preprocess_);
+    else
+      input->patches = video ? preprocess_video(decoded, limits, dtype_, origin)
+                             : preprocess_image(decoded.frames[0], limits, dtype_, origin);
+    if (!video) return input;
+    input->patches.second_per_grid = preprocess_.temporal_patch / decoded.fps;
+    const double seconds = input->patches.second_per_grid * static_cast<double>(input->patches.grid_t);
     if (!(seconds * config_.vision.tokens_per_second <= kMaxPosition)) {
-      fail("{}: at {} frames per second the clip lasts {} s, more than positions can count", origin, video.fps,
+      fail("{}: at {} frames per second the clip lasts {} s, more than positions can count", origin, decoded.fps,
            seconds);
     }
-    prompt.preprocess_seconds += seconds_since(start);
+    return input;
   }
 
   Config config_;
