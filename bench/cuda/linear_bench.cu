@@ -15,7 +15,6 @@
 #include "kernels/cuda/ptx.cuh"
 
 namespace saccade::cuda {
-extern int forced_linear_tile;
 namespace {
 
 __device__ uint32_t mix(uint32_t v) {
@@ -62,19 +61,19 @@ const std::vector<Stack> kStacks = {
       {"o", 2048, 2048, kAdd, false},
       {"gate_up", 22016, 2048, kGates, false},
       {"down", 2048, 11008, kAdd, false}},
-     {997, 512, 2545, 4096, 8192}},
+     {997, 512, 1039, 2545, 3269, 4096, 8192}},
     {"7B",
      {{"qkv", 4608, 3584, kStore, true},
       {"o", 3584, 3584, kAdd, false},
       {"gate_up", 37888, 3584, kGates, false},
       {"down", 3584, 18944, kAdd, false}},
-     {997, 4096}},
+     {997, 1039, 4096}},
     {"vision",
      {{"qkv", 3840, 1280, kStore, true},
       {"proj", 1280, 1280, kAdd, true},
       {"gate_up", 6912, 1280, kGates, true},
       {"down", 1280, 3456, kAdd, true}},
-     {3888, 10240}},
+     {3888, 5184, 10080}},
     {"patches", {{"embed", 1280, 1176, kStore, false}}, {3888}},
     {"merger", {{"first", 5120, 5120, kStore, true}, {"second", 2048, 5120, kStore, true}}, {972}},
     {"head", {{"head", 151936, 2048, LinearOut::kFloat, false}}, {1, 8, 32}},
@@ -171,8 +170,7 @@ class CublasLt {
   void* workspace_ = nullptr;
 };
 
-const std::vector<int> kTiles = {4, 5, 6, 7, 8, 9, 10, 11};
-void bench(const Stack& stack, CublasLt& cublas, cudaStream_t stream, bool sweep) {
+void bench(const Stack& stack, CublasLt& cublas, cudaStream_t stream) {
   int64_t params = 0, most = 0;
   for (const Layer& l : stack.layers) {
     params += l.n * l.k;
@@ -208,12 +206,10 @@ void bench(const Stack& stack, CublasLt& cublas, cudaStream_t stream, bool sweep
     std::vector<std::function<void(const void*, void*)>> plans;
     for (const Layer& l : stack.layers)
       if (cublas && !floats) plans.push_back(cublas.plan(x, t, l.n, l.k, l.out == kAdd, stream));
-    const auto ours = [&](size_t first, size_t last, int tile = -1) {
+    const auto ours = [&](size_t first, size_t last) {
       return std::function<void()>([=] {
-        forced_linear_tile = tile;
         for (size_t c = 0; c < weights.size(); ++c)
           for (size_t i = first; i < last; ++i) call(c, i, t);
-        forced_linear_tile = -1;
       });
     };
     const auto theirs = [&](size_t first, size_t last) {
@@ -227,9 +223,6 @@ void bench(const Stack& stack, CublasLt& cublas, cudaStream_t stream, bool sweep
       const double f = 2.0 * static_cast<double>(t * l.n * l.k);
       std::vector<std::function<void()>> works = {ours(i, i + 1)};
       if (!plans.empty()) works.push_back(theirs(i, i + 1));
-      if (sweep)
-        for (int v : kTiles)
-          if (l.out != kGates || (v != 0 && v != 5 && v != 7 && v != 10)) works.push_back(ours(i, i + 1, v));
       std::printf("%-7s %-7s %5ld:", stack.name, l.name, static_cast<long>(t));
       for (const double us : median_us(stream, std::clamp(static_cast<int>(3e12 / (f * copies)), 3, 9), works))
         std::printf(" %4.0f", (floats ? static_cast<double>(l.n * l.k * 2) * 1e3 : f) * copies / us / 1e6);
@@ -262,7 +255,8 @@ int main(int argc, char** argv) {
   cudaStream_t stream;
   check(cudaStreamCreate(&stream), "stream");
   CublasLt cublas;
-  std::printf("TFLOP/s (head: GB/s): linear, cublasLt | tiles\n");
+  std::printf("TFLOP/s (head: GB/s): linear, cublasLt\n");
   for (const Stack& stack : kStacks)
-    if (argc < 2 || std::string(argv[1]) == "all" || std::string(argv[1]).find(stack.name) != std::string::npos) bench(stack, cublas, stream, argc > 2);
+    if (argc < 2 || std::string(argv[1]) == "all" || std::string(argv[1]).find(stack.name) != std::string::npos)
+      bench(stack, cublas, stream);
 }

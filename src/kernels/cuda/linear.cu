@@ -90,9 +90,12 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const LinearArgs ar
       }
     }
   }
+  const Bias<8> bias = load_bias<8>(args, column + warp_column);
 #pragma unroll
-  for (int m = 0; m < 2; ++m)
+  for (int m = 0; m < 2; ++m) {
+    if (args.bias) add_bias<8>(bias, d[m]);
     write_fragments<8, kPieces>(args, d[m], row + warp_row + 16 * m + lane / 4, column + warp_column);
+  }
 }
 
 void linear_portable(Stream stream, const LinearArgs& args) {

@@ -2,14 +2,15 @@
 //
 // One persistent CTA per SM: a producer warp and two consumer warpgroups. A tile of y is kRows x kCols; a stage of the
 // ring holds 64 columns of x [kRows] and of w [kCols], both in the 128-byte swizzle: x is swizzled by its tensor map, a
-// strip of w is stored that way, so its map copies blocks of 2 KiB as they are. With 128 rows, each warpgroup has 64 of
-// them and all columns, and the two CTAs of a cluster have tiles below each other: each copies half of the weights for
-// both. With 64 rows (few tokens: weights are most of the bytes) each warpgroup has half of the columns.
+// strip of w is stored that way, so its map copies blocks of 2 KiB as they are. With 128 rows, the two CTAs of a cluster
+// have tiles below each other and each copies half of the weights for both. The warpgroups share a tile (64 rows each)
+// or, with kAlternate, take turns: one multiplies a whole tile while the other writes its own, which pays where an SM
+// has several. With 64 rows (few tokens: weights are most of the bytes) each warpgroup has half of the columns.
 //
 // Roofline: 2 T N K flops; a stage costs kRows kCols / 32 cycles of the tensor cores and brings 128 (kRows + kCols)
-// bytes, so a tile of 128 x 256 asks 48 bytes per cycle and SM of L2 (32 with the weights shared). Which tile runs is
-// chosen by an estimate of the waves. Sums are float, in the order of K (16 at a time) whatever the tile, so a row does
-// not depend on T.
+// bytes into the SM, so a tile of 128 x 192 asks for 53 bytes per cycle, of which L2 gives 37 (weights are shared).
+// Which tile runs is chosen by an estimate of the waves. Sums are float, in the order of K (16 at a time) whatever the
+// tile, so a row does not depend on T.
 #include <cuda.h>
 
 #include <algorithm>
@@ -20,7 +21,6 @@
 #include "kernels/cuda/linear_wgmma.cuh"
 
 namespace saccade::cuda {
-int forced_linear_tile = getenv("LINEAR_TILE") ? atoi(getenv("LINEAR_TILE")) : -1;
 namespace {
 
 constexpr int kConsumers = 2;                     // warpgroups
@@ -35,8 +35,8 @@ template <int kRows, int kCols, bool kAlternate>
 struct Tile {
   static constexpr int kCluster = kRows == 128 ? 2 : 1;
   static constexpr int kWarpgroupCols = kRows == 128 ? kCols : kCols / 2;
-  static constexpr int kPieces = kAlternate ? 2 : 1;  // of 64 rows, of a warpgroup
-  static constexpr int kReaders = kAlternate ? 4 : 8;   // warps that read a stage
+  static constexpr int kPieces = kAlternate ? 2 : 1;   // of 64 rows, of a warpgroup
+  static constexpr int kReaders = kAlternate ? 4 : 8;  // warps that read a stage
   static constexpr int kXBytes = kRows * 128, kWBytes = kCols * 128;
   static constexpr int kStageBytes = kXBytes + kWBytes;
   static constexpr int kStages = std::min(kMaxStages, (kSharedBytes - 1024 - kBarrierBytes) / kStageBytes);
@@ -130,7 +130,8 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
   using T = Tile<kRows, kCols, kAlternate>;
   extern __shared__ uint8_t shared[];
   const uint32_t stages = (shared_address(shared) + 1023) & ~1023u;  // the same in both CTAs
-  const uint32_t full = stages + T::kStages * T::kStageBytes, empty = full + T::kStages * 8, turns = empty + T::kStages * 8;
+  const uint32_t full = stages + T::kStages * T::kStageBytes, empty = full + T::kStages * 8,
+                 turns = empty + T::kStages * 8;
   const int warp = threadIdx.x / 32, rank = T::kCluster > 1 ? cluster_rank() : 0;
   const int first_tile = blockIdx.x / T::kCluster, step = gridDim.x / T::kCluster;
   const int row_tiles = (args.rows + kRows * T::kCluster - 1) / (kRows * T::kCluster);
@@ -246,14 +247,18 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
         before = ring.stage;
       }
       pass_turn();
+      const int column = at.y * kCols + group_col;
+      const Bias<kN / 8> bias = load_bias<kN / 8>(args, column);
       wgmma_wait<0>();
       release(before);
 #pragma unroll
       for (int m = 0; m < T::kPieces; ++m) {
 #pragma unroll
         for (float& v : d[m]) asm volatile("" : "+f"(v)::"memory");  // not read before the wait
-        write_fragments<kN / 8, true>(args, d[m], row + lane_row + 64 * m, at.y * kCols + group_col);
+        if (args.bias) add_bias<kN / 8>(bias, d[m]);
       }
+#pragma unroll
+      for (int m = 0; m < T::kPieces; ++m) write_fragments<kN / 8, true>(args, d[m], row + lane_row + 64 * m, column);
     }
   }
 }
@@ -269,10 +274,11 @@ constexpr Variant variant() {
   using T = Tile<kRows, kCols, kAlternate>;
   return {kRows, kCols, kAlternate, T::kCluster, T::kShared, linear_kernel<kRows, kCols, kAlternate>};
 }
-const std::array kVariants = {
-    variant<64, 64>(),         variant<64, 128>(),        variant<64, 256>(),       variant<128, 64>(),
-    variant<128, 128>(),       variant<128, 160>(),       variant<128, 192>(),      variant<128, 224>(),
-    variant<128, 256>(),       variant<128, 128, true>(), variant<128, 160, true>(), variant<128, 192, true>()};
+const std::array kVariants = {variant<64, 64>(),        variant<64, 128>(),        variant<64, 256>(),
+                              variant<128, 64>(),       variant<128, 96>(),        variant<128, 128>(),
+                              variant<128, 160>(),      variant<128, 192>(),       variant<128, 224>(),
+                              variant<128, 256>(),      variant<128, 128, true>(), variant<128, 160, true>(),
+                              variant<128, 192, true>()};
 
 bool takes(const Variant& v, const LinearArgs& args) {
   const int warpgroup_cols = v.rows == 128 ? v.cols : v.cols / 2;
@@ -292,7 +298,6 @@ double estimate(const Variant& v, const LinearArgs& args) {
 }
 
 const Variant& choose(const LinearArgs& args) {
-  if (forced_linear_tile >= 0 && takes(kVariants[forced_linear_tile], args)) return kVariants[forced_linear_tile];
   const Variant* best = nullptr;
   for (const Variant& v : kVariants)
     if (takes(v, args) && (!best || estimate(v, args) < estimate(*best, args))) best = &v;

@@ -23,18 +23,19 @@ struct LinearArgs {
 // Hopper (linear_hopper.cu). It needs rows of x and y of a multiple of 16 bytes.
 void linear_hopper(Stream stream, const LinearArgs& args);
 
-__device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(lo, hi);
-  return reinterpret_cast<const uint32_t&>(pair);
+__device__ __forceinline__ __nv_bfloat162 as_pair(uint32_t bits) {
+  return reinterpret_cast<const __nv_bfloat162&>(bits);
 }
-__device__ __forceinline__ float2 unpack_bf16(uint32_t pair) {
-  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
-}
-__device__ __forceinline__ float round_bf16(float v) { return __bfloat162float(__float2bfloat16_rn(v)); }
+__device__ __forceinline__ uint32_t bits_of(__nv_bfloat162 pair) { return reinterpret_cast<const uint32_t&>(pair); }
 
-__device__ __forceinline__ float gated(float gate, float up) {
-  const float g = round_bf16(gate);
-  return round_bf16(__fdividef(g, 1 + __expf(-g))) * round_bf16(up);
+__device__ __forceinline__ float silu(float x) {
+  float r;  // of infinity 0
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1 + __expf(-x)));
+  return x * r;
+}
+__device__ __forceinline__ uint32_t gated(const float* gate, const float* up) {
+  const float2 g = __bfloat1622float2(__floats2bfloat162_rn(gate[0], gate[1]));
+  return bits_of(__hmul2(__floats2bfloat162_rn(silu(g.x), silu(g.y)), __floats2bfloat162_rn(up[0], up[1])));
 }
 
 // Four lanes of a row hold words w[0..3] of four chunks each; afterwards each holds one chunk: lane q chunk q.
@@ -70,20 +71,36 @@ __device__ __forceinline__ void store_chunk(bf16* y, int width, int column, cons
   }
 }
 
-// Adds the bias to a warp's sums. d: per 8 columns from `column` on, what m16n8 leaves in a lane: (row, 2q), (row,
-// 2q+1), (row+8, 2q), (row+8, 2q+1), where q = lane % 4.
+// The bias of a warp's 8 kChunks columns, spread over its lanes: pair p is in word p / 32 of lane p % 32.
 template <int kChunks>
-__device__ __forceinline__ void add_bias(const LinearArgs& args, float (&d)[4 * kChunks], int column) {
-  const int first = column + static_cast<int>(threadIdx.x % 4) * 2;
+struct Bias {
+  uint32_t pairs[(kChunks + 7) / 8];
+};
+template <int kChunks>
+__device__ __forceinline__ Bias<kChunks> load_bias(const LinearArgs& args, int column) {
+  Bias<kChunks> bias = {};
+#pragma unroll
+  for (int i = 0; i < (kChunks + 7) / 8; ++i) {
+    const int p = static_cast<int>(threadIdx.x % 32) + 32 * i, n = column + 2 * p;
+    if (!args.bias || p >= 4 * kChunks || n >= args.outs) continue;
+    bias.pairs[i] = n + 1 < args.outs ? *reinterpret_cast<const uint32_t*>(args.bias + n)
+                                      : *reinterpret_cast<const uint16_t*>(args.bias + n);
+  }
+  return bias;
+}
+
+// A warp's sums d of 16 rows: per 8 columns, what m16n8 leaves in a lane: (row, 2q), (row, 2q+1), (row+8, 2q),
+// (row+8, 2q+1), where q = lane % 4.
+template <int kChunks>
+__device__ __forceinline__ void add_bias(const Bias<kChunks>& bias, float (&d)[4 * kChunks]) {
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
-    const int n = first + 8 * c;
-    const float b0 = n < args.outs ? __bfloat162float(args.bias[n]) : 0;
-    const float b1 = n + 1 < args.outs ? __bfloat162float(args.bias[n + 1]) : 0;
-    d[4 * c] += b0;
-    d[4 * c + 1] += b1;
-    d[4 * c + 2] += b0;
-    d[4 * c + 3] += b1;
+    const int lane = c % 8 * 4 + static_cast<int>(threadIdx.x % 4);
+    const float2 b = __bfloat1622float2(as_pair(__shfl_sync(~0u, bias.pairs[c / 8], lane)));
+    d[4 * c] += b.x;
+    d[4 * c + 1] += b.y;
+    d[4 * c + 2] += b.x;
+    d[4 * c + 3] += b.y;
   }
 }
 
@@ -91,7 +108,7 @@ __device__ __forceinline__ void add_bias(const LinearArgs& args, float (&d)[4 * 
 template <int kChunks, bool kPieces>
 __device__ __forceinline__ void write_sums(const LinearArgs& args, const float (&d)[4 * kChunks], int row, int column) {
   constexpr int kUnits = kChunks / 4 * 2;  // 32 columns of one row for four lanes, 16 bytes for each
-  constexpr int kBatch = kUnits > 10 ? kUnits / 2 : kUnits;
+  constexpr int kBatch = kUnits > 8 ? kUnits / 2 : kUnits;
   const int lane_column = column + static_cast<int>(threadIdx.x % 4) * 8, width = args.outs;
   bf16* y = static_cast<bf16*>(args.y) + static_cast<int64_t>(row) * width + lane_column;
   const auto inside = [&](int u) { return row + u % 2 * 8 < args.rows && lane_column + u / 2 * 32 < width; };
@@ -102,8 +119,7 @@ __device__ __forceinline__ void write_sums(const LinearArgs& args, const float (
     if (args.out == LinearOut::kAdd) {  // many loads in flight
 #pragma unroll
       for (int i = 0; i < kBatch; ++i)
-        if (inside(u0 + i))
-          old[i] = load_chunk<kPieces>(place(u0 + i), width, lane_column + (u0 + i) / 2 * 32);
+        if (inside(u0 + i)) old[i] = load_chunk<kPieces>(place(u0 + i), width, lane_column + (u0 + i) / 2 * 32);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -112,16 +128,13 @@ __device__ __forceinline__ void write_sums(const LinearArgs& args, const float (
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const float* sums = d + (u / 2 * 4 + j) * 4 + h * 2;
-        w[j] = pack_bf16(sums[0], sums[1]);
+        w[j] = bits_of(__floats2bfloat162_rn(sums[0], sums[1]));
       }
       transpose_quad(w);
       if (args.out == LinearOut::kAdd) {
         const uint32_t before[4] = {old[i].x, old[i].y, old[i].z, old[i].w};
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const float2 a = unpack_bf16(before[j]), b = unpack_bf16(w[j]);
-          w[j] = pack_bf16(a.x + b.x, a.y + b.y);
-        }
+        for (int j = 0; j < 4; ++j) w[j] = bits_of(__hadd2(as_pair(before[j]), as_pair(w[j])));
       }
       if (inside(u)) store_chunk<kPieces>(place(u), width, lane_column + u / 2 * 32, w);
     }
@@ -140,7 +153,7 @@ __device__ __forceinline__ void write_gated(const LinearArgs& args, const float 
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const float *gate = d + (g * 8 + 2 * j) * 4 + h * 2, *up = gate + 4;
-        w[j] = pack_bf16(gated(gate[0], up[0]), gated(gate[1], up[1]));
+        w[j] = gated(gate, up);
       }
       transpose_quad(w);
       const int c = column / 2 + g * 32 + static_cast<int>(threadIdx.x % 4) * 8, r = row + h * 8;
@@ -160,7 +173,7 @@ __device__ __forceinline__ void write_floats(const LinearArgs& args, const float
       const int n = column + 8 * c + static_cast<int>(threadIdx.x % 4) * 2, r = row + h * 8;
       if (r >= args.rows || n >= width) continue;
       float* y = static_cast<float*>(args.y) + r * width + n;
-      const float2 v = {round_bf16(d[4 * c + 2 * h]), round_bf16(d[4 * c + 2 * h + 1])};
+      const float2 v = __bfloat1622float2(__floats2bfloat162_rn(d[4 * c + 2 * h], d[4 * c + 2 * h + 1]));
       if constexpr (kPieces) {
         *reinterpret_cast<float2*>(y) = v;
       } else {
@@ -171,8 +184,8 @@ __device__ __forceinline__ void write_floats(const LinearArgs& args, const float
 }
 
 template <int kChunks, bool kPieces>
-__device__ __forceinline__ void write_fragments(const LinearArgs& args, float (&d)[4 * kChunks], int row, int column) {
-  if (args.bias) add_bias<kChunks>(args, d, column);
+__device__ __forceinline__ void write_fragments(const LinearArgs& args, const float (&d)[4 * kChunks], int row,
+                                                int column) {
   if (args.out == LinearOut::kGateUpSilu) {
     if constexpr (kChunks % 8 == 0) write_gated<kChunks, kPieces>(args, d, row, column);
   } else if (args.out == LinearOut::kFloat) {
