@@ -3,7 +3,7 @@
 // CTA: 4 warps of 16 rows each (paged_attention.cuh); keys and values of 64 tokens at a time, two stages of cp.async;
 // mma.m16n8k16 (FlashAttention-2, arXiv 2307.08691). Launch: (sequences * key heads, row tiles) CTAs of 128 threads,
 // longest tiles first. Operations: 4 Dh for each visible (row, key); bound by the tensor cores.
-// Numerics: products in float; P is rounded to bf16 relative to the row's reference maximum, its sum is of unrounded
+// Numerics: products in float; P is rounded to bf16 relative to the row's reference, its sum is of unrounded
 // weights; O / sum is rounded once.
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/check.cuh"
@@ -39,22 +39,22 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(const PagedAt
   constexpr uint32_t kTileBytes = kDh / 64 * kBlock;
   pdl_launch();
   pdl_wait();
-  TiledRows rows(a, static_cast<int>(blockIdx.x) / a.kv_heads);
-  rows.kv_head = static_cast<int>(blockIdx.x) % a.kv_heads;
+  const int stream = static_cast<int>(blockIdx.x), sequence = a.kv_heads.divide(stream);
+  const TiledRows rows(a, sequence, stream - sequence * a.kv_heads.value);
   const int tile = rows.tiles() - 1 - static_cast<int>(blockIdx.y);
   if (tile < 0) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int row = tile * kTileRows + static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
   const int positions[2] = {rows.position(row), rows.position(row + 8)};
   const int tiles = rows.key_tiles(tile), whole = rows.whole_key_tiles(tile);
-  const int cached = rows.past + rows.count / rows.group;
+  const int cached = rows.cached();
   const int* pages = a.page_table + static_cast<int64_t>(rows.sequence) * a.max_pages;
   const auto start_tile = [&](int i) {
     const int64_t page = pages[i];
-    const bf16* keys = a.kv + (page * 2 * a.kv_heads + rows.kv_head) * (kTileBytes / 2);
+    const bf16* keys = a.kv + (page * 2 * a.kv_heads.value + rows.kv_head) * (kTileBytes / 2);
     const uint32_t to = shared_address(dynamic) + static_cast<uint32_t>(i % 2) * 2 * kTileBytes;
     start_copy<kDh>(to, keys, cached - i * kKvPageTokens);
-    start_copy<kDh>(to + kTileBytes, keys + static_cast<int64_t>(a.kv_heads) * (kTileBytes / 2),
+    start_copy<kDh>(to + kTileBytes, keys + static_cast<int64_t>(a.kv_heads.value) * (kTileBytes / 2),
                     cached - i * kKvPageTokens);
   };
 
@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(const PagedAt
   cp_async_commit();
   uint32_t q[kDh / 16][4];
   load_queries<kDh>(a, rows, row, q);
+  arrange_queries<kDh>(q);
   OnlineSoftmax softmax;
   float o[kDh / 8][4] = {};
   for (int i = 0; i < tiles; ++i) {
@@ -112,8 +113,8 @@ void launch(Stream stream, const PagedAttention& a, int64_t longest_q) {
     return true;
   }();
   (void)allowed;
-  const int64_t tiles = (longest_q * (a.heads / a.kv_heads) + kTileRows - 1) / kTileRows;
-  const dim3 grid(static_cast<unsigned>(a.sequences * a.kv_heads), static_cast<unsigned>(tiles));
+  const int64_t tiles = (longest_q * a.group.value + kTileRows - 1) / kTileRows;
+  const dim3 grid(static_cast<unsigned>(a.sequences * a.kv_heads.value), static_cast<unsigned>(tiles));
   launch_pdl("paged_attention", paged_attention_kernel<kDh>, grid, dim3(kThreads), kShared, stream, a);
 }
 
@@ -139,7 +140,8 @@ void paged_attention(Stream stream, const Tensor& q, const Tensor& kv_layer, con
                          .max_pages = static_cast<int>(kv.page_table.dim(1)),
                          .sequences = static_cast<int>(sequences),
                          .heads = static_cast<int>(heads),
-                         .kv_heads = static_cast<int>(kv_heads),
+                         .kv_heads = Divisor(kv_heads),
+                         .group = Divisor(heads / kv_heads),
                          .scale = scale * kLog2E};
   if (head_dim == 64)
     launch<64>(stream, a, kv.longest_q);

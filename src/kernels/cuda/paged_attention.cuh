@@ -13,6 +13,19 @@
 
 namespace saccade::cuda {
 
+// n / d by a multiplication, for 0 <= n < 2^32 / d.
+struct Divisor {
+  int value = 1;
+  uint32_t reciprocal = 0;
+
+  Divisor() = default;
+  explicit Divisor(int64_t d)
+      : value(static_cast<int>(d)), reciprocal(static_cast<uint32_t>(((int64_t{1} << 32) + d - 1) / d)) {}
+  __device__ int divide(int n) const {
+    return value == 1 ? n : static_cast<int>(__umulhi(static_cast<uint32_t>(n), reciprocal));
+  }
+};
+
 struct PagedAttention {
   const bf16* q;   // [T,H,Dh]
   const bf16* kv;  // [pages, 2, K, Dh/64, 64, 64]
@@ -20,8 +33,9 @@ struct PagedAttention {
   const int* q_offsets;
   const int* kv_lens;
   const int* page_table;
-  int max_pages, sequences, heads, kv_heads;
-  float scale;  // of scores, for a softmax of base 2
+  int max_pages, sequences, heads;
+  Divisor kv_heads, group;  // K, H / K
+  float scale;              // of scores, for a softmax of base 2
 };
 
 inline constexpr int kTileRows = 64;
@@ -31,27 +45,30 @@ struct TiledRows {
   int first;  // row of the step
   int past;   // tokens cached before it
   int count;  // (token, head) rows
-  int group;  // heads that share keys
+  Divisor group;
   int sequence;
-  int kv_head = 0;
+  int kv_head;
 
   TiledRows() = default;
-  __device__ TiledRows(const PagedAttention& a, int sequence) : group(a.heads / a.kv_heads), sequence(sequence) {
+  __device__ TiledRows(const PagedAttention& a, int sequence, int kv_head)
+      : group(a.group), sequence(sequence), kv_head(kv_head) {
     first = a.q_offsets[sequence];
     const int tokens = a.q_offsets[sequence + 1] - first;
     past = a.kv_lens[sequence] - tokens;
-    count = tokens * group;
+    count = tokens * group.value;
   }
   __device__ int tiles() const { return (count + kTileRows - 1) / kTileRows; }
+  __device__ int cached() const { return past + group.divide(count); }
   // Position in the cache of a row, which is the last key that it sees. Rows past the end stand for the last one.
-  __device__ int position(int row) const { return past + min(row, count - 1) / group; }
+  __device__ int position(int row) const { return past + group.divide(min(row, count - 1)); }
   // Key tiles that some row of a tile sees, and those that every row sees whole.
   __device__ int key_tiles(int tile) const { return position(tile * kTileRows + kTileRows - 1) / kKvPageTokens + 1; }
   __device__ int whole_key_tiles(int tile) const { return (position(tile * kTileRows) + 1) / kKvPageTokens; }
   // Index of (row's token, row's head) in [T,H].
   __device__ int64_t index(int row, int heads) const {
     row = min(row, count - 1);
-    return static_cast<int64_t>(first + row / group) * heads + kv_head * group + row % group;
+    const int token = group.divide(row);
+    return static_cast<int64_t>(first + token) * heads + kv_head * group.value + (row - token * group.value);
   }
 };
 
@@ -150,35 +167,62 @@ __device__ __forceinline__ void pack_weights(const float (&s)[kBlocks][4], int k
   p[3] = pack_bf16(s[2 * k + 1][2], s[2 * k + 1][3]);
 }
 
-// Fragments of the queries of rows `row` and `row + 8`, straight from device memory.
+// The four lanes of a quad hold a row of a 4 x 4 matrix each; they get a column each.
+__device__ __forceinline__ void transpose(uint32_t& w0, uint32_t& w1, uint32_t& w2, uint32_t& w3) {
+  const auto exchange = [](uint32_t& low, uint32_t& high, int bit) {
+    const bool upper = threadIdx.x & bit;
+    const uint32_t got = __shfl_xor_sync(~0u, upper ? low : high, bit);
+    (upper ? low : high) = got;
+  };
+  exchange(w0, w1, 1);
+  exchange(w2, w3, 1);
+  exchange(w0, w2, 2);
+  exchange(w1, w3, 2);
+}
+
+// The queries of rows `row` and `row + 8` straight from device memory, 16 bytes at a time; then, once they have come,
+// arranged as fragments of the left operand.
 template <int kDh>
 __device__ __forceinline__ void load_queries(const PagedAttention& a, const TiledRows& rows, int row,
                                              uint32_t (&q)[kDh / 16][4]) {
-  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+  const int column = static_cast<int>(threadIdx.x) % 4 * 8;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const bf16* from = a.q + rows.index(row + 8 * half, a.heads) * kDh + column;
 #pragma unroll
-    for (int k = 0; k < kDh / 16; ++k) {
-      q[k][half] = *reinterpret_cast<const uint32_t*>(from + 16 * k);
-      q[k][half + 2] = *reinterpret_cast<const uint32_t*>(from + 16 * k + 8);
+    for (int k = 0; k < kDh / 16; k += 2) {
+      const uint4 words = *reinterpret_cast<const uint4*>(from + 16 * k);
+      q[k][half] = words.x;
+      q[k][half + 2] = words.y;
+      q[k + 1][half] = words.z;
+      q[k + 1][half + 2] = words.w;
     }
   }
+}
+template <int kDh>
+__device__ __forceinline__ void arrange_queries(uint32_t (&q)[kDh / 16][4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int k = 0; k < kDh / 16; k += 2) transpose(q[k][half], q[k][half + 2], q[k + 1][half], q[k + 1][half + 2]);
 }
 
 template <int kDh>
 __device__ __forceinline__ void store_rows(const PagedAttention& a, const TiledRows& rows, int row,
                                            const OnlineSoftmax& softmax, const float (&o)[kDh / 8][4]) {
-  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
-  const float inverses[2] = {1 / softmax.total(0), 1 / softmax.total(1)};
+  const int column = static_cast<int>(threadIdx.x) % 4 * 8;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    if (row + 8 * half >= rows.count) break;
-    const float inverse = inverses[half];
+    const float inverse = 1 / softmax.total(half);
     bf16* to = a.y + rows.index(row + 8 * half, a.heads) * kDh + column;
 #pragma unroll
-    for (int n = 0; n < kDh / 8; ++n)
-      *reinterpret_cast<uint32_t*>(to + 8 * n) = pack_bf16(o[n][2 * half] * inverse, o[n][2 * half + 1] * inverse);
+    for (int n = 0; n < kDh / 8; n += 4) {
+      uint32_t w[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) w[i] = pack_bf16(o[n + i][2 * half] * inverse, o[n + i][2 * half + 1] * inverse);
+      transpose(w[0], w[1], w[2], w[3]);
+      if (row + 8 * half < rows.count) *reinterpret_cast<uint4*>(to + 8 * n) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
   }
 }
 

@@ -1,13 +1,15 @@
 // paged_attention for Hopper, heads of 128 values: wgmma fed by bulk copies of pages.
 //
-// CTA: two warpgroups of 64 rows each, which share keys (paged_attention.cuh), and a warp that copies keys and values
-// of 64 tokens (32 KiB) at a time into a ring of kStages. Launch: (sequences * key heads, pairs of row tiles) CTAs of
-// 288 threads, one on an SM; longest tiles first. Operations: 4 * 128 for each visible (row, key); bound by the tensor
-// cores, with 128 rows * 64 keys for every 32 KiB from L2. A warpgroup has S of the next tile in flight while it does
-// the softmax of this one, then adds P V:
-//   S(i+1) = Q K(i+1) started | softmax of S(i) | wait for P V(i-1), rescale O | O += P V(i) started
-// Numerics: products in float; P is rounded to bf16 relative to the row's reference maximum, its sum is of unrounded
-// weights; O / sum is rounded once.
+// CTA: two warpgroups of 64 rows each, which share keys (paged_attention.cuh), and a warp that copies keys and values of
+// 64 tokens (32 KiB) at a time into a ring of kStages. Launch: one CTA of 384 threads for each SM, or fewer; each goes
+// through its share of all pairs of row tiles, longest first, and the copies run ahead into the next pair.
+// Operations: 4 * 128 for each visible (row, key); bound by the tensor cores, with 128 rows * 64 keys for every 32 KiB
+// from L2. A warpgroup has S of the next tile in flight while it does the softmax of this one, then adds P V, in turns
+// with the other warpgroup:
+//   softmax of S(i) | await turn | O += P V(i) started | S(i+2) = Q K(i+2) started | end turn
+// (FlashAttention-3, arXiv 2407.08608, orders these otherwise; the 64-key tiles leave registers for two S.)
+// Numerics: products in float; P is rounded to bf16 relative to the row's reference, its sum is of unrounded weights;
+// O / sum is rounded once.
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/paged_attention.cuh"
@@ -90,33 +92,40 @@ enum class Deal {
   kAdjacent,  // with the next: as few copies as can be
 };
 
-// The work of a CTA: of all (sequence, row tiles for two warpgroups, key head), in this order, one in gridDim.x, from
-// either end in turn so that the CTAs have equal shares.
-struct Items {
+struct Schedule {
   Deal deal;
+  int items;        // rounds of `streams`, some of them empty where sequences differ in length
+  Divisor streams;  // sequences * key heads
+};
+
+// The work of a CTA: of all (row tiles for two warpgroups, sequence, key head), in this order, one of every gridDim.x.
+// It takes them from either end in turn, and from another place every second time, so that CTAs have about equal
+// shares.
+struct Items {
+  Schedule schedule;
   TiledRows rows = {};
   int tile[kGroups] = {};  // < 0: none; the first is the longest
-  int round = 0, before = 0;
+  int round = 0, place = static_cast<int>(blockIdx.x);
 
   __device__ int tile_of(int warpgroup) const { return warpgroup == 0 ? tile[0] : tile[1]; }
   __device__ __forceinline__ bool next(const PagedAttention& a) {
-    const int cta = static_cast<int>(blockIdx.x), ctas = static_cast<int>(gridDim.x);
-    const int item = round * ctas + (round % 2 ? ctas - 1 - cta : cta);
-    for (int b = round++ ? rows.sequence : 0; b < a.sequences; ++b) {
-      rows = TiledRows(a, b);
+    const int ctas = static_cast<int>(gridDim.x);
+    while (true) {
+      const int item = round * ctas + (round % 2 ? ctas - 1 - place : place);
+      if (item >= schedule.items) return false;
+      if (round++ % 2) place = (place + kTurn) % ctas;
+      const int j = schedule.streams.divide(item), stream = item - j * schedule.streams.value;
+      const int sequence = a.kv_heads.divide(stream);
+      rows = TiledRows(a, sequence, stream - sequence * a.kv_heads.value);
       const int last = rows.tiles() - 1;
-      const int items = (deal == Deal::kSingle ? last + 1 : last / 2 + 1) * a.kv_heads;
-      if (last >= 0 && item - before < items) {
-        const int j = (item - before) / a.kv_heads;
-        rows.kv_head = (item - before) % a.kv_heads;
-        tile[0] = deal == Deal::kAdjacent ? last - 2 * j : last - j;
-        tile[1] = deal == Deal::kAdjacent ? tile[0] - 1 : deal == Deal::kFolded && j < tile[0] ? j : -1;
-        return true;
-      }
-      if (last >= 0) before += items;
+      tile[0] = schedule.deal == Deal::kAdjacent ? last - 2 * j : last - j;
+      tile[1] = schedule.deal == Deal::kAdjacent ? tile[0] - 1 : schedule.deal == Deal::kFolded && j < tile[0] ? j : -1;
+      if (tile[0] >= (schedule.deal == Deal::kFolded ? j : 0)) return true;
     }
-    return false;
   }
+
+ private:
+  static constexpr int kTurn = 37;  // has no factor in common with the number of SMs
 };
 
 // kStages times keys and values; barriers of each stage: `full`, the copies have come; `empty`, all warps of both
@@ -143,15 +152,15 @@ __device__ __forceinline__ void copy_tiles(const PagedAttention& a, Items items,
   const int lane = static_cast<int>(threadIdx.x) % 32;
   while (items.next(a)) {
     const TiledRows& rows = items.rows;
-    const int tiles = rows.key_tiles(items.tile[0]), cached = rows.past + rows.count / rows.group;
+    const int tiles = rows.key_tiles(items.tile[0]), cached = rows.cached();
     const int* pages = a.page_table + static_cast<int64_t>(rows.sequence) * a.max_pages;
     int page_of_lane = 0;
     for (int i = 0; i < tiles; ++i, ring.next()) {
       if (i % 32 == 0) page_of_lane = i + lane < tiles ? pages[i + lane] : 0;
       const int64_t page = __shfl_sync(~0u, page_of_lane, i % 32);
       mbarrier_wait(ring.empty(), ring.parity ^ 1);
-      const bf16* keys = a.kv + (page * 2 * a.kv_heads + rows.kv_head) * (kTileBytes / 2);
-      const bf16* values = keys + static_cast<int64_t>(a.kv_heads) * (kTileBytes / 2);
+      const bf16* keys = a.kv + (page * 2 * a.kv_heads.value + rows.kv_head) * (kTileBytes / 2);
+      const bf16* values = keys + static_cast<int64_t>(a.kv_heads.value) * (kTileBytes / 2);
       const int valid = min(cached - i * kKvPageTokens, kKvPageTokens);
       // Weights of keys that do not exist are 0, but what the page holds there may be infinite: it must be 0 as well.
       for (uint32_t at = static_cast<uint32_t>(valid * 128 + lane * 16); at < kBlock; at += 32 * 16)
@@ -274,6 +283,7 @@ __device__ __forceinline__ void attend_items(const PagedAttention& a, Items item
     float o[kDh / 8][4] = {};
     if (tiles > 0) {
       const int positions[2] = {rows.position(row), rows.position(row + 8)};
+      arrange_queries<kDh>(q);
       attend(q, positions, tiles, rows.whole_key_tiles(tile), a.scale, group, turns, ring, softmax, o);
     }
     more = next_item();  // queries come while rows are stored
@@ -285,7 +295,7 @@ __device__ __forceinline__ void attend_items(const PagedAttention& a, Items item
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 1) paged_attention_kernel(const PagedAttention a, const Deal deal) {
+__global__ void __launch_bounds__(kThreads, 1) paged_attention_kernel(const PagedAttention a, const Schedule schedule) {
   extern __shared__ uint8_t dynamic[];
   pdl_launch();
   Ring ring{(shared_address(dynamic) + 1023) & ~1023u};
@@ -302,10 +312,10 @@ __global__ void __launch_bounds__(kThreads, 1) paged_attention_kernel(const Page
   const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);  // uniform, for the compiler too
   if (group < kGroups) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    attend_items(a, Items{deal}, group, ring);
+    attend_items(a, Items{schedule}, group, ring);
   } else {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-    if (threadIdx.x / 32 == kGroups * 4) copy_tiles(a, Items{deal}, ring);
+    if (threadIdx.x / 32 == kGroups * 4) copy_tiles(a, Items{schedule}, ring);
   }
 }
 
@@ -318,14 +328,15 @@ void paged_attention_hopper(Stream stream, const PagedAttention& a, int64_t long
     return true;
   }();
   (void)allowed;
-  const int64_t streams = a.sequences * a.kv_heads;
-  const int64_t tiles = (longest_q * (a.heads / a.kv_heads) + kTileRows - 1) / kTileRows;
+  const int64_t streams = int64_t{a.sequences} * a.kv_heads.value;
+  const int64_t tiles = (longest_q * a.group.value + kTileRows - 1) / kTileRows;
   const Deal deal = streams * tiles <= sm_count()       ? Deal::kSingle
                     : streams * tiles <= 2 * sm_count() ? Deal::kFolded
                                                         : Deal::kAdjacent;
   const int64_t items = streams * (deal == Deal::kSingle ? tiles : (tiles + 1) / 2);
+  const Schedule schedule{deal, static_cast<int>(items), Divisor(streams)};
   const dim3 grid(static_cast<unsigned>(std::min<int64_t>(items, sm_count())));
-  launch_pdl("paged_attention", paged_attention_kernel, grid, dim3(kThreads), kShared, stream, a, deal);
+  launch_pdl("paged_attention", paged_attention_kernel, grid, dim3(kThreads), kShared, stream, a, schedule);
 }
 
 }  // namespace saccade::cuda
