@@ -1,6 +1,6 @@
 // Times segment_attention, rope included, in the shapes of Qwen2.5-VL's vision tower: us per call, as the median of
 // graphs of calls that rotate over several inputs (so that they come from memory, not from the L2 cache). An argument
-// selects the shapes that have it in their names.
+// selects the shapes that have it in their names; a second one, warm, keeps to one input.
 #include <algorithm>
 #include <cstdio>
 #include <random>
@@ -44,8 +44,13 @@ struct Input {
   }
 };
 
-void bench(const std::string& chosen, const std::string& name, const std::vector<int32_t>& lengths) {
-  if (name.find(chosen) == std::string::npos) return;
+struct Options {
+  std::string chosen;
+  bool warm = false;
+};
+
+void bench(const Options& options, const std::string& name, const std::vector<int32_t>& lengths) {
+  if (name.find(options.chosen) == std::string::npos) return;
   std::vector<int32_t> ends{0};
   int64_t longest = 0;
   double flops = 0;
@@ -60,7 +65,7 @@ void bench(const std::string& chosen, const std::string& name, const std::vector
   std::normal_distribution<float> normal;
   std::vector<BFloat16> values(static_cast<size_t>(rows * 3 * kHeads * kDim), BFloat16(0.0f));
   for (auto& v : values) v = BFloat16(normal(rng));
-  const int copies = static_cast<int>(200e6 / bytes) + 2, calls = 3 * copies;
+  const int copies = options.warm ? 1 : static_cast<int>(200e6 / bytes) + 2, calls = std::max(3 * copies, 12);
   std::vector<Input*> inputs;
   for (int i = 0; i < copies; ++i) inputs.push_back(new Input(rows, ends, values));
 
@@ -110,14 +115,14 @@ std::vector<int32_t> windows(int32_t rows, int32_t columns) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string chosen = argc > 1 ? argv[1] : "";
-  bench(chosen, "full, photo of 54x72", {3888});
-  bench(chosen, "full, 14 frames of 20x36", std::vector<int32_t>(14, 720));
-  bench(chosen, "full, 100x100", {10000});
-  bench(chosen, "windows of 54x72", windows(54, 72));
+  const Options options{argc > 1 ? argv[1] : "", argc > 2};
+  bench(options, "full, photo of 54x72", {3888});
+  bench(options, "full, 14 frames of 20x36", std::vector<int32_t>(14, 720));
+  bench(options, "full, 100x100", {10000});
+  bench(options, "windows of 54x72", windows(54, 72));
   std::vector<int32_t> frames;
   for (int i = 0; i < 14; ++i)
     for (const int32_t length : windows(20, 36)) frames.push_back(length);
-  bench(chosen, "windows, 14 frames of 20x36", frames);
-  bench(chosen, "windows of 100x100", windows(100, 100));
+  bench(options, "windows, 14 frames of 20x36", frames);
+  bench(options, "windows of 100x100", windows(100, 100));
 }

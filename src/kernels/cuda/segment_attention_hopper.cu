@@ -5,7 +5,7 @@
 // contiguous piece of 1280 bytes per eight rows, which plain bulk copies bring. 12*P*H*80 bytes.
 //
 // segment_flash: persistent, one CTA per SM; a work item is 128 queries of a head. Two warpgroups have 64 queries each,
-// one more warp copies: keys and values in tiles of 128 rows, through rings of kStages tiles. A warpgroup issues
+// kCopyWarps warps copy: keys and values in tiles of 128 rows, through rings of kStages tiles. A warpgroup issues
 // the scores of the next tile (m64n128k16, K = 5*16) before the softmax of the present one, whose product with the
 // values (m64n80k16, probabilities in registers, rounded to BF16) runs meanwhile. Scores, softmax and sums in float.
 // A row's result depends on its segment alone: tiles start where the segment does, and rows past its end are zeros.
@@ -23,8 +23,9 @@ constexpr int kGroupBytes = kGroup * kDim * 2;  // of a head
 constexpr int kQueries = 64, kKeys = 128;       // of a warpgroup; of a tile
 constexpr int kWarpgroups = 2;                  // that compute
 constexpr int kItemRows = kWarpgroups * kQueries;
-constexpr int kThreads = kWarpgroups * 128 + 32;
-constexpr int kStages = 2;
+constexpr int kCopyWarps = 4;
+constexpr int kThreads = (kWarpgroups * 4 + kCopyWarps) * 32;
+constexpr int kStages = 3;
 constexpr int kTileBytes = kKeys * kDim * 2;
 static_assert(kItemRows == kKeys);  // a q tile is copied as a k tile is
 
@@ -39,10 +40,9 @@ struct Args {
 
 // ---- group_rows
 
-constexpr int kGroupThreads = 320;         // 8 rows, 5 pairs of chunks, 8 heads at a time
-constexpr int kTurnPitch = kDim * 4 + 16;  // bytes of cos and sin of a row; no two rows of a bank
-constexpr int row_pitch(int heads) { return 3 * heads * kDim * 2 + 16; }
-constexpr int group_shared(int heads) { return kGroup * (row_pitch(heads) + kTurnPitch) + 16; }
+constexpr int kGroupThreads = 320;  // 8 rows, 5 pairs of chunks, 8 heads at a time
+constexpr int row_pitch(int heads) { return 3 * heads * kDim * 2 + 16; }  // rows are in different banks
+constexpr int group_shared(int heads) { return kGroup * row_pitch(heads) + 16; }
 
 // Grid: (groups of the longest segment, segments).
 __global__ void __launch_bounds__(kGroupThreads) group_rows(const Args args) {
@@ -54,29 +54,24 @@ __global__ void __launch_bounds__(kGroupThreads) group_rows(const Args args) {
   if (rows <= 0 || length <= kWindowRows) return;
   const int slots = 3 * args.heads, pitch = row_pitch(args.heads), row_bytes = slots * kDim * 2;
   bf16* const group = args.qkv + int64_t{begin + first} * slots * kDim;
-  unsigned char* const turns = shared + kGroup * pitch;
-  const uint32_t barrier = shared_address(turns + kGroup * kTurnPitch);
+  const uint32_t barrier = shared_address(shared + kGroup * pitch);
   if (threadIdx.x == 0) {
     mbarrier_init(barrier, 1);
     fence_barrier_init();
-    mbarrier_expect(barrier, rows * (row_bytes + (args.cos_sin ? kDim * 4 : 0)));
-    for (int r = 0; r < rows; ++r) {
+    mbarrier_expect(barrier, rows * row_bytes);
+    for (int r = 0; r < rows; ++r)
       bulk_copy(shared_address(shared + r * pitch), group + r * slots * kDim, row_bytes, barrier);
-      if (args.cos_sin)
-        bulk_copy(shared_address(turns + r * kTurnPitch), args.cos_sin + int64_t{begin + first + r} * kDim, kDim * 4,
-                  barrier);
-    }
+  }
+  const int row = threadIdx.x % kGroup, chunk = threadIdx.x / kGroup % (kChunks / 2);
+  float4 cos[2], sin[2];
+  if (args.cos_sin && row < rows) {
+    const auto* turn = reinterpret_cast<const float4*>(args.cos_sin + int64_t{begin + first + row} * kDim) + 2 * chunk;
+    cos[0] = turn[0], cos[1] = turn[1], sin[0] = turn[kDim / 8], sin[1] = turn[kDim / 8 + 1];
   }
   __syncthreads();
   mbarrier_wait(barrier, 0);
-
-  const int row = threadIdx.x % kGroup, chunk = threadIdx.x / kGroup % (kChunks / 2);
   if (row >= rows) return;
-  float4 cos[2], sin[2];
-  if (args.cos_sin) {
-    const auto* turn = reinterpret_cast<const float4*>(turns + row * kTurnPitch) + 2 * chunk;
-    cos[0] = turn[0], cos[1] = turn[1], sin[0] = turn[kDim / 8], sin[1] = turn[kDim / 8 + 1];
-  }
+
   auto* to = reinterpret_cast<uint4*>(group) + chunk * rows + row;
   for (int slot = threadIdx.x / (kGroup * kChunks / 2); slot < slots; slot += kGroupThreads / (kGroup * kChunks / 2)) {
     const auto* from = reinterpret_cast<const uint4*>(shared + row * pitch) + slot * kChunks + chunk;
@@ -122,13 +117,17 @@ __device__ __forceinline__ Item item_of(const Args& args, int index) {
   return item;
 }
 
-// By all lanes of a warp: rows row .. row + 127 of the segment, of q (0), k (1) or v (2). Rows of v past the end become
-// zeros; those of q and k stay as they are, since each matters to its own row or column of the scores only.
+// By each of the copying warps, for its share of the groups: rows row .. row + 127 of the segment, of q (0), k (1) or
+// v (2). Rows of v past the end become zeros; those of q and k stay as they are, since each matters to its own row or
+// column of the scores only.
 __device__ void copy_tile(const Args& args, const Item& item, int which, int row, unsigned char* tile,
-                          uint64_t* barrier, int lane) {
-  const int rows = min(kKeys, item.length - row), slots = 3 * args.heads, slot = which * args.heads + item.head;
-  if (which == 2 && rows < kKeys) {
-    for (int i = lane; i < kTileBytes / 16; i += 32) {
+                          uint64_t* barrier, int warp, int lane) {
+  constexpr int kShare = kKeys / kCopyWarps, kShareBytes = kShare * kDim * 2;
+  row += warp * kShare;
+  tile += warp * kShareBytes;
+  const int rows = min(kShare, item.length - row), slots = 3 * args.heads, slot = which * args.heads + item.head;
+  if (which == 2 && rows < kShare) {
+    for (int i = lane; i < kShareBytes / 16; i += 32) {
       const int zero_row = i / (kGroup * kChunks) * kGroup + i % kGroup;
       if (zero_row >= rows) reinterpret_cast<uint4*>(tile)[i] = {0, 0, 0, 0};
     }
@@ -136,15 +135,16 @@ __device__ void copy_tile(const Args& args, const Item& item, int which, int row
     __syncwarp();
   }
   const uint32_t full = shared_address(barrier);
-  if (lane == 0) mbarrier_expect(full, rows * kDim * 2);
+  if (lane == 0) mbarrier_expect(full, max(rows, 0) * kDim * 2);
   __syncwarp();
   const int in_group = min(kGroup, rows - lane * kGroup);
-  if (lane >= kKeys / kGroup || in_group <= 0) return;
+  if (lane >= kShare / kGroup || in_group <= 0) return;
   const uint32_t to = shared_address(tile) + lane * kGroupBytes;
   const bf16* from = args.qkv + (int64_t{item.begin + row + lane * kGroup} * slots + slot * in_group) * kDim;
   if (in_group == kGroup) {
     bulk_copy(to, from, kGroupBytes, full);
   } else {
+#pragma unroll 1
     for (int c = 0; c < kChunks; ++c) bulk_copy(to + c * 128, from + c * in_group * 8, in_group * 16, full);
   }
 }
@@ -154,7 +154,7 @@ __device__ __forceinline__ int key_row(const Item& item, int tile) {
   return (tile == 0 ? item.key_tiles() - 1 : tile - 1) * kKeys;
 }
 
-__device__ void produce(const Args& args, Shared& s, int items, int lane) {
+__device__ void produce(const Args& args, Shared& s, int items, int warp, int lane) {
   Place place;
   uint32_t q_parity = 0;
   for (int index = blockIdx.x; index < items; index += gridDim.x) {
@@ -162,14 +162,14 @@ __device__ void produce(const Args& args, Shared& s, int items, int lane) {
     if (item.empty()) continue;
     for (int tile = 0; tile < item.key_tiles(); ++tile, place.advance()) {
       mbarrier_wait(shared_address(&s.k_empty[place.stage]), place.parity ^ 1);
-      copy_tile(args, item, 1, key_row(item, tile), s.k[place.stage], &s.k_full[place.stage], lane);
+      copy_tile(args, item, 1, key_row(item, tile), s.k[place.stage], &s.k_full[place.stage], warp, lane);
       if (tile == 0) {
         mbarrier_wait(shared_address(&s.q_empty), q_parity ^ 1);
-        copy_tile(args, item, 0, item.first, s.q, &s.q_full, lane);
+        copy_tile(args, item, 0, item.first, s.q, &s.q_full, warp, lane);
         q_parity ^= 1;
       }
       mbarrier_wait(shared_address(&s.v_empty[place.stage]), place.parity ^ 1);
-      copy_tile(args, item, 2, key_row(item, tile), s.v[place.stage], &s.v_full[place.stage], lane);
+      copy_tile(args, item, 2, key_row(item, tile), s.v[place.stage], &s.v_full[place.stage], warp, lane);
     }
   }
 }
@@ -271,8 +271,10 @@ __device__ void consume(const Args& args, Shared& s, int items, int warpgroup) {
       pin(sums);
       arrive(&s.v_empty[last.stage]);
       round();
+      if (__any_sync(0xffffffff, shrink[0] != 1 || shrink[1] != 1)) {
 #pragma unroll
-      for (int i = 0; i < 40; ++i) sums[i] *= shrink[i / 2 % 2];
+        for (int i = 0; i < 40; ++i) sums[i] *= shrink[i / 2 % 2];
+      }
     }
     mbarrier_wait(shared_address(&s.v_full[place.stage]), place.parity);
     pin(sums);
@@ -286,13 +288,8 @@ __device__ void consume(const Args& args, Shared& s, int items, int warpgroup) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = item.first + warp_row + lane / 4 + r * 8;
-      const float share = 1 / quad_sum(softmax.total[r]);
-      if (row >= item.length) continue;
-      bf16* to = args.y + (int64_t{item.begin + row} * args.heads + item.head) * kDim + lane % 4 * 2;
-#pragma unroll
-      for (int i = 0; i < kChunks; ++i)
-        *reinterpret_cast<uint32_t*>(to + 8 * i) =
-            pack_bf16(sums[4 * i + 2 * r] * share, sums[4 * i + 2 * r + 1] * share);
+      bf16* const to = args.y + (int64_t{item.begin + row} * args.heads + item.head) * kDim;
+      store_row(sums, r, quad_sum(softmax.total[r]), to, row < item.length);
     }
   }
 }
@@ -301,11 +298,11 @@ __global__ void __launch_bounds__(kThreads, 1) segment_flash(const Args args) {
   extern __shared__ __align__(128) unsigned char memory[];
   Shared& s = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
-    mbarrier_init(shared_address(&s.q_full), 1);
+    mbarrier_init(shared_address(&s.q_full), kCopyWarps);
     mbarrier_init(shared_address(&s.q_empty), 4 * kWarpgroups);
     for (int i = 0; i < kStages; ++i) {
-      mbarrier_init(shared_address(&s.k_full[i]), 1);
-      mbarrier_init(shared_address(&s.v_full[i]), 1);
+      mbarrier_init(shared_address(&s.k_full[i]), kCopyWarps);
+      mbarrier_init(shared_address(&s.v_full[i]), kCopyWarps);
       mbarrier_init(shared_address(&s.k_empty[i]), 4 * kWarpgroups);
       mbarrier_init(shared_address(&s.v_empty[i]), 4 * kWarpgroups);
     }
@@ -317,7 +314,7 @@ __global__ void __launch_bounds__(kThreads, 1) segment_flash(const Args args) {
   const int items = args.segments * args.heads * args.tiles;
   const int warpgroup = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
   if (warpgroup == kWarpgroups)
-    produce(args, s, items, threadIdx.x % 32);
+    produce(args, s, items, threadIdx.x / 32 % 4, threadIdx.x % 32);
   else
     consume(args, s, items, warpgroup);
 }

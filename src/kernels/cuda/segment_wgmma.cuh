@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/segment_attention.h"
 
 namespace saccade::cuda {
 
@@ -70,5 +71,20 @@ __device__ __forceinline__ void wgmma_values(float (&d)[40], const uint32_t* a, 
 }
 
 #undef SACCADE_F8
+
+// Writes row lane / 4 + 8 r of a warp's share of d, divided by `total`, if `there`. Neighbours swap halves first, so
+// that a warp writes whole sectors of 32 bytes.
+__device__ __forceinline__ void store_row(const float (&d)[40], int r, float total, bf16* to, bool there) {
+  const float share = __fdividef(1, total);
+  const int lane = threadIdx.x % 32, odd = lane % 2;
+#pragma unroll
+  for (int i = 0; i < 40; i += 8) {  // two chunks of 8 values
+    const uint32_t low = pack_bf16(d[i + 2 * r] * share, d[i + 2 * r + 1] * share);
+    const uint32_t high = pack_bf16(d[i + 4 + 2 * r] * share, d[i + 5 + 2 * r] * share);
+    const uint32_t other = __shfl_xor_sync(0xffffffff, odd ? low : high, 1);
+    if (there)
+      *reinterpret_cast<uint2*>(to + 2 * i + odd * 8 + lane % 4 / 2 * 4) = odd ? uint2{other, high} : uint2{low, other};
+  }
+}
 
 }  // namespace saccade::cuda

@@ -1,8 +1,8 @@
 // Full attention inside segments of at most 64 rows (windows of a vision tower) for heads of 80 values, Hopper.
 //
-// A unit of work is a head of a window; the CTAs, one per SM, have equal runs of units. One warp brings q, k and v of a
-// unit by cp.async into the order that wgmma reads without swizzle, [10 chunks of 16 bytes][64 rows], kStages units
-// ahead, and cos and sin once per window. Two warpgroups take turns: turn q and k in place, scores by m64n64k16, the
+// A unit of work is a head of a window; the CTAs, one per SM, have equal runs of units. Four warps bring q, k and v of
+// a unit by cp.async into the order that wgmma reads without swizzle, [10 chunks of 16 bytes][64 rows], kStages units
+// ahead, and cos and sin once per window. Three warpgroups take turns: turn q and k in place, scores by m64n64k16, the
 // whole softmax in registers, its product with the values by m64n80k16 (probabilities rounded to BF16).
 // 8*P*H*80 bytes, 32 flops a byte: memory bounds it.
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace saccade::cuda {
 namespace {
 
 constexpr int kDim = 80, kChunks = kDim / 8, kRows = kWindowRows;
-constexpr int kWarpgroups = 2, kThreads = kWarpgroups * 128 + 32;
+constexpr int kWarpgroups = 3, kCopyThreads = 128, kThreads = kWarpgroups * 128 + kCopyThreads;
 constexpr int kStages = 6;
 constexpr int kChunkBytes = kRows * 16 + 16;  // chunks of a row are in different banks
 constexpr int kTileBytes = kChunks * kChunkBytes;
@@ -36,50 +36,65 @@ struct Shared {
   uint64_t full[kStages], empty[kStages], turns_full[2], turns_empty[2];
 };
 
-// Unit `index` of a CTA; windows are counted from its first one.
+// A unit of work; windows are counted from the first one of the CTA.
 struct Unit {
-  int window, head, begin, rows;
+  int first_window, window = 0, head, begin, rows;
+
+  __device__ Unit(const Args& args, int index) : first_window(index / args.heads), head(index % args.heads) {}
+  __device__ void advance(const Args& args, int units) {
+    for (head += units; head >= args.heads; head -= args.heads) ++window;
+  }
+  __device__ void find_rows(const Args& args) {
+    begin = args.cu_seqlens[first_window + window];
+    const int length = args.cu_seqlens[first_window + window + 1] - begin;
+    rows = length <= kRows ? length : 0;
+  }
 };
-__device__ __forceinline__ Unit unit_of(const Args& args, int first, int index) {
-  const int segment = (first + index) / args.heads;
-  const int begin = args.cu_seqlens[segment], length = args.cu_seqlens[segment + 1] - begin;
-  return {segment - first / args.heads, (first + index) % args.heads, begin, length <= kRows ? length : 0};
-}
 
 __device__ __forceinline__ void arrive_after_copies(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-__device__ void produce(const Args& args, Shared& s, int first, int count, int lane) {
-  const int64_t stride = int64_t{3} * args.heads * kDim;
-  for (int index = 0, window = -1; index < count; ++index) {
-    const Unit unit = unit_of(args, first, index);
+// Copies rows of kRowChunks chunks: a thread has one chunk of every few rows.
+template <int kRowChunks, class Copy>
+__device__ __forceinline__ void for_rows(int thread, Copy&& copy) {
+  constexpr int kPass = kCopyThreads / kRowChunks;  // rows
+  const int chunk = thread % kRowChunks, row = thread / kRowChunks;
+  if (row >= kPass) return;
+#pragma unroll
+  for (int r = 0; r < kRows; r += kPass)
+    if (r + kPass <= kRows || row + r < kRows) copy(row + r, chunk);
+}
+
+__device__ void produce(const Args& args, Shared& s, int first, int count, int thread) {
+  const int stride = 3 * args.heads * kDim, part = args.heads * kDim;
+  Unit unit(args, first);
+  for (int index = 0, window = -1; index < count; ++index, unit.advance(args, 1)) {
+    unit.find_rows(args);
     if (args.cos_sin && unit.window != window) {
       window = unit.window;
       mbarrier_wait(shared_address(&s.turns_empty[window % 2]), window / 2 % 2 ^ 1);
       const float* from = args.cos_sin + int64_t{unit.begin} * kDim;
-      for (int i = lane; i < unit.rows * (kDim / 4); i += 32)
-        cp_async_16(shared_address(s.turns[window % 2]) + i / (kDim / 4) * kTurnBytes + i % (kDim / 4) * 16,
-                    from + 4 * i);
+      const uint32_t to = shared_address(s.turns[window % 2]);
+      for_rows<kDim / 4>(thread, [&](int row, int chunk) {
+        if (row < unit.rows) cp_async_16(to + row * kTurnBytes + chunk * 16, from + row * kDim + chunk * 4);
+      });
       arrive_after_copies(&s.turns_full[window % 2]);
     }
     const int stage = index % kStages;
     mbarrier_wait(shared_address(&s.empty[stage]), index / kStages % 2 ^ 1);
-    // Five times 32 chunks are 16 rows. Rows past the end become zeros.
-#pragma unroll
-    for (int i = 0; i < 5; ++i) {
-      const int row = (i * 32 + lane) / kChunks, chunk = (i * 32 + lane) % kChunks;
-      const bf16* from = args.qkv + (unit.begin + row) * stride + unit.head * kDim + chunk * 8;
-      const uint32_t to = shared_address(s.tiles[stage][0]) + chunk * kChunkBytes + row * 16;
-#pragma unroll
-      for (int which = 0; which < 3; ++which)
-#pragma unroll
-        for (int r = 0; r < kRows; r += 16) {
-          const bool there = row + r < unit.rows;
-          cp_async_16_or_zero(to + which * kTileBytes + r * 16,
-                              there ? from + r * stride + which * args.heads * kDim : args.qkv, there ? 16 : 0);
-        }
-    }
+    const bf16* from = args.qkv + int64_t{unit.rows > 0 ? unit.begin : 0} * stride + unit.head * kDim;
+    const uint32_t to = shared_address(s.tiles[stage][0]);
+    for_rows<kChunks>(thread, [&](int row, int chunk) {
+      const bool there = row < unit.rows;
+      const bf16* q = from + (there ? row * stride + chunk * 8 : 0);
+      const uint32_t place = to + chunk * kChunkBytes + row * 16;
+      if (there) {
+        cp_async_16(place, q);
+        cp_async_16(place + kTileBytes, q + part);
+      }
+      cp_async_16_or_zero(place + 2 * kTileBytes, q + 2 * part, there ? 16 : 0);
+    });
     arrive_after_copies(&s.full[stage]);
   }
 }
@@ -104,8 +119,10 @@ __device__ __forceinline__ void turn(unsigned char* tiles, const unsigned char* 
 __device__ void consume(const Args& args, Shared& s, int first, int count, int warpgroup) {
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 % 4 * 16;
   int left = 0;  // windows that this warpgroup has behind it
-  for (int index = warpgroup; index < count; index += kWarpgroups) {
-    const Unit unit = unit_of(args, first, index);
+  Unit unit(args, first);
+  unit.advance(args, warpgroup);
+  for (int index = warpgroup; index < count; index += kWarpgroups, unit.advance(args, kWarpgroups)) {
+    unit.find_rows(args);
     const int stage = index % kStages;
     for (; left < unit.window; ++left) arrive(&s.turns_empty[left % 2]);
     if (args.cos_sin) mbarrier_wait(shared_address(&s.turns_full[unit.window % 2]), unit.window / 2 % 2);
@@ -129,11 +146,13 @@ __device__ void consume(const Args& args, Shared& s, int first, int count, int w
 
     // Rows lane / 4 and lane / 4 + 8 of the warp's 16.
     float base[2] = {-INFINITY, -INFINITY}, total[2] = {};
+    if (unit.rows < kRows) {
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= unit.rows) x[i] = -INFINITY;
-      base[i / 2 % 2] = fmaxf(base[i / 2 % 2], x[i]);
+      for (int i = 0; i < 32; ++i)
+        if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= unit.rows) x[i] = -INFINITY;
     }
+#pragma unroll
+    for (int i = 0; i < 32; ++i) base[i / 2 % 2] = fmaxf(base[i / 2 % 2], x[i]);
 #pragma unroll
     for (int r = 0; r < 2; ++r) base[r] = quad_max(base[r]) * args.scale_log2;
     uint32_t p[16];
@@ -159,13 +178,8 @@ __device__ void consume(const Args& args, Shared& s, int first, int count, int w
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = warp_row + lane / 4 + r * 8;
-      const float share = 1 / quad_sum(total[r]);
-      if (row >= unit.rows) continue;
-      bf16* to = args.y + (int64_t{unit.begin + row} * args.heads + unit.head) * kDim + lane % 4 * 2;
-#pragma unroll
-      for (int i = 0; i < kChunks; ++i)
-        *reinterpret_cast<uint32_t*>(to + 8 * i) =
-            pack_bf16(sums[4 * i + 2 * r] * share, sums[4 * i + 2 * r + 1] * share);
+      bf16* const to = args.y + (int64_t{unit.begin + row} * args.heads + unit.head) * kDim;
+      store_row(sums, r, quad_sum(total[r]), to, row < unit.rows);
     }
   }
 }
@@ -175,11 +189,11 @@ __global__ void __launch_bounds__(kThreads, 1) segment_windows(const Args args) 
   Shared& s = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      mbarrier_init(shared_address(&s.full[i]), 32);
+      mbarrier_init(shared_address(&s.full[i]), kCopyThreads);
       mbarrier_init(shared_address(&s.empty[i]), 4);
     }
     for (int i = 0; i < 2; ++i) {
-      mbarrier_init(shared_address(&s.turns_full[i]), 32);
+      mbarrier_init(shared_address(&s.turns_full[i]), kCopyThreads);
       mbarrier_init(shared_address(&s.turns_empty[i]), 4 * kWarpgroups);
     }
     fence_barrier_init();
@@ -191,14 +205,14 @@ __global__ void __launch_bounds__(kThreads, 1) segment_windows(const Args args) 
   const int count = static_cast<int>(int64_t{args.units} * (blockIdx.x + 1) / gridDim.x) - first;
   const int warpgroup = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
   if (warpgroup == kWarpgroups)
-    produce(args, s, first, count, threadIdx.x % 32);
+    produce(args, s, first, count, threadIdx.x % 128);
   else
     consume(args, s, first, count, warpgroup);
 }
 
 }  // namespace
 
-// Both warpgroups must meet every window between a CTA's first and last one.
+// Every warpgroup must meet every window between a CTA's first and last one.
 bool segment_windows_fit(const Tensor& qkv) { return qkv.dim(3) == kDim && qkv.dim(2) >= kWarpgroups; }
 
 void segment_attention_windows(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& cu_seqlens,
