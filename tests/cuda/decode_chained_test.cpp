@@ -21,6 +21,7 @@ struct Shape {
 };
 constexpr Shape kTiny = {256, 512, 4, 2, 64, 800, 2};
 constexpr Shape kOddGroup = {896, 1216, 7, 1, 128, 1000, 2};
+constexpr Shape kLong = {512, 11008, 4, 2, 128, 40000, 1};  // rings of matmuls turn many times
 constexpr Shape kWideGroup = {192, 320, 12, 1, 64, 72, 1};
 
 struct HostLayer {
@@ -315,6 +316,9 @@ TEST_F(DecodeChained, FirstToken) { check(kTiny, {1, 1}); }
 TEST_F(DecodeChained, TinyModel) { check(kTiny, lengths(33)); }
 TEST_F(DecodeChained, SevenHeadsOfAGroup) { check(kOddGroup, lengths(19)); }
 TEST_F(DecodeChained, TwelveHeadsOfAGroup) { check(kWideGroup, lengths(64)); }
+TEST_F(DecodeChained, LongMatrices) {
+  for (const size_t rows : {2, 17, 33}) check(kLong, lengths(rows));
+}
 TEST_F(DecodeChained, LongCache) { check(kTiny, {9000, 20, 2049}); }
 
 TEST_F(DecodeChained, ARowDoesNotDependOnItsBatch) {

@@ -8,6 +8,7 @@
 // go through shared memory, then each warp weighs all tokens for 16 dimensions of the values.
 // Scores, softmax and sums in float, weights in bf16 for the product.
 // A span's length depends on the sequence's length alone, and so does the order of all sums.
+#include <cstdlib>
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode_chain.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -38,13 +39,54 @@ struct Cursor {
   int pages_end;           // of the range
 };
 
-struct Attend {
+struct Lengths {
+  int tokens[kMaxRows], pages_before[kMaxRows + 1];  // of the sequences before
+};
+
+__device__ __forceinline__ int pages_of(int tokens) { return (tokens + kKvPageTokens - 1) / kKvPageTokens; }
+
+// Every warp computes the same; each writes what it will read.
+__device__ void read_lengths(const Attention& a, Lengths& l, int lane) {
+  int tokens[2], pages[2];
+  for (int i = 0; i < 2; ++i) {
+    tokens[i] = 2 * lane + i < a.rows ? a.kv_lens[2 * lane + i] : 0;
+    pages[i] = pages_of(tokens[i]);
+  }
+  int sum = pages[0] + pages[1];
+  for (int i = 1; i < 32; i *= 2) {
+    const int before = __shfl_up_sync(~0u, sum, i);
+    if (lane >= i) sum += before;
+  }
+  for (int i = 0; i < 2; ++i) l.tokens[2 * lane + i] = tokens[i];
+  l.pages_before[2 * lane + 1] = sum - pages[1];
+  l.pages_before[2 * lane + 2] = sum;
+  if (lane == 0) l.pages_before[0] = 0;
+}
+
+struct Walk {
   const Attention& a;
+  const Lengths& l;
 
   __device__ void enter(Cursor& c) const {
-    c.length = a.kv_lens[c.b];
-    c.pages = (c.length + kKvPageTokens - 1) / kKvPageTokens;
+    c.length = l.tokens[c.b];
+    c.pages = pages_of(c.length);
     c.span = span_pages(c.pages);
+  }
+  __device__ Cursor first(int lane) const {
+    const int total = l.pages_before[a.rows] * a.kv_heads;
+    const int begin = total * static_cast<int>(blockIdx.x) / static_cast<int>(gridDim.x);
+    Cursor c = {};
+    c.pages_end = total * (static_cast<int>(blockIdx.x) + 1) / static_cast<int>(gridDim.x);
+    for (int i = 0; i < 2; ++i)  // sequences that end before the range
+      c.b += __popc(__ballot_sync(~0u, 32 * i + lane + 1 < a.rows &&
+                                           l.pages_before[32 * i + lane + 1] * a.kv_heads <= begin));
+    enter(c);
+    const int inside = begin - l.pages_before[c.b] * a.kv_heads;
+    c.kv_head = inside / c.pages;
+    c.page = min(c.pages, (inside % c.pages + c.span - 1) / c.span * c.span);
+    c.at = l.pages_before[c.b] * a.kv_heads + c.kv_head * c.pages + c.page;
+    if (c.page == c.pages) next_head(c);
+    return c;
   }
   __device__ bool done(const Cursor& c) const { return c.page % c.span == 0 && c.at >= c.pages_end; }
   __device__ bool ends_span(const Cursor& c) const {
@@ -54,7 +96,9 @@ struct Attend {
     const int pages = min(kStepPages, c.pages - c.page);
     c.at += pages;
     c.page += pages;
-    if (c.page < c.pages) return;
+    if (c.page == c.pages) next_head(c);
+  }
+  __device__ void next_head(Cursor& c) const {
     c.page = 0;
     if (++c.kv_head < a.kv_heads) return;
     c.kv_head = 0;
@@ -64,32 +108,6 @@ struct Attend {
       c.at = c.pages_end;
   }
 };
-
-// pages_before[b]: of the sequences before b.
-__device__ Cursor first_step(const Attention& a, const Attend& walk, const int* pages_before) {
-  const int total = pages_before[a.rows] * a.kv_heads;
-  const int begin = static_cast<int>(static_cast<int64_t>(total) * blockIdx.x / gridDim.x);
-  Cursor c = {};
-  c.pages_end = static_cast<int>(static_cast<int64_t>(total) * (blockIdx.x + 1) / gridDim.x);
-  while (c.b + 1 < a.rows && pages_before[c.b + 1] * a.kv_heads <= begin) ++c.b;
-  walk.enter(c);
-  const int inside = begin - pages_before[c.b] * a.kv_heads;
-  c.kv_head = inside / c.pages;
-  c.page = (inside % c.pages + c.span - 1) / c.span * c.span;
-  c.at = pages_before[c.b] * a.kv_heads + c.kv_head * c.pages + c.page;
-  if (c.page >= c.pages) {  // the next head's first span
-    c.at = pages_before[c.b] * a.kv_heads + (c.kv_head + 1) * c.pages;
-    c.page = 0;
-    if (++c.kv_head == a.kv_heads) {
-      c.kv_head = 0;
-      if (++c.b < a.rows)
-        walk.enter(c);
-      else
-        c.at = c.pages_end;
-    }
-  }
-  return c;
-}
 
 // Copies keys or values of a step; tokens behind the sequence's end become zeros. `newest` says which to copy of the
 // page that this step writes and the others.
@@ -127,34 +145,55 @@ __device__ __forceinline__ void page_ids(const Attention& a, const Cursor& c, in
     ids[p] = c.b < a.rows ? a.page_table[c.b * a.max_pages + min(c.page + p, c.pages - 1)] : 0;
 }
 
+template <int kCount, int kId>
+__device__ __forceinline__ void sync() {
+  asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kCount) : "memory");
+}
+
+// A warp brings pages to the L2 cache, `ahead` steps before they are needed, and keeps pace with the others.
+template <int kDh>
+__device__ void prefetch_pages(const Attention& a, const Walk& walk, Cursor c, int lane, int ahead) {
+  Cursor fetched = c;
+  for (int i = -ahead; !walk.done(c); ++i) {
+    const int p = lane / 2, value = lane % 2;
+    if (!walk.done(fetched)) {
+      if (ahead > 0 && p < kStepPages && fetched.page + p < fetched.pages) {
+        const int64_t id = a.page_table[fetched.b * a.max_pages + fetched.page + p];
+        const bf16* from = a.kv + ((id * 2 + value) * a.kv_heads + fetched.kv_head) * kKvPageTokens * kDh;
+        const int tokens = min(kKvPageTokens, fetched.length - (fetched.page + p) * kKvPageTokens);
+        for (int d = 0; d < kDh; d += kBlockCols) bulk_prefetch(from + d * kKvPageTokens, tokens * kBlockCols * 2);
+      }
+      walk.advance(fetched);
+    }
+    if (i < 0) continue;
+    sync<kThreads + 32, 1>();
+    walk.advance(c);
+  }
+}
+
 __device__ __forceinline__ uint32_t pack(float low, float high) {
   const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
 template <int kDh>
-__global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) {
+__global__ void __launch_bounds__(kThreads + 32, 2) attend_kernel(const Attention a, const int ahead) {
   using S = Stage<kDh>;
   extern __shared__ __align__(1024) char raw[];
-  __shared__ int pages_before[kMaxRows + 1];
+  __shared__ Lengths lengths;
   float* const scores = reinterpret_cast<float*>(raw + kStages * S::kBytes);
   const uint32_t base = shared_address(raw);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = a.group();
   const int halves = group > 8 ? 2 : 1;
   pdl_launch();
-  if (threadIdx.x < kMaxRows)
-    pages_before[threadIdx.x + 1] = static_cast<int>(threadIdx.x) < a.rows
-                                        ? (a.kv_lens[threadIdx.x] + kKvPageTokens - 1) / kKvPageTokens
-                                        : 0;
+  read_lengths(a, lengths, lane);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    pages_before[0] = 0;
-    for (int b = 0; b < kMaxRows; ++b) pages_before[b + 1] += pages_before[b];
+  const Walk walk = {a, lengths};
+  Cursor c = walk.first(lane), load = c;
+  if (warp == kWarps) {
+    prefetch_pages<kDh>(a, walk, c, lane, ahead);
+    return;
   }
-  __syncthreads();
-
-  const Attend walk = {a};
-  Cursor c = first_step(a, walk, pages_before), load = c;
   int ids[kStepPages];
   page_ids(a, load, ids);
 
@@ -185,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
   float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
   for (int half_step = 0; !walk.done(c); half_step += 2) {
     cp_async_wait<kStages - 1>();
-    __syncthreads();
+    sync<kThreads + 32, 1>();
     {
       const uint32_t stage = stage_of(half_step), query = stage + kStepPages * S::kPageBytes;
       const int first = warp * 16;  // token of the step
@@ -213,7 +252,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
         }
     }
     cp_async_wait<kStages - 2>();
-    __syncthreads();
+    sync<kThreads, 2>();
     copy_next(true, Which::kAll);
 
     uint32_t weights[kStepTokens / 16][4] = {};
@@ -276,7 +315,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
       }
     }
     walk.advance(c);
-    __syncthreads();
+    sync<kThreads, 2>();
     copy_next(true, Which::kAll);
   }
   cp_async_wait<0>();
@@ -338,7 +377,8 @@ void launch_attend(Stream stream, const Attention& a) {
     return true;
   }();
   (void)ready;
-  launch_pdl("decode: attention", attend_kernel<kDh>, dim3(sm_count()), dim3(kThreads), kShared, stream, a);
+  launch_pdl("decode: attention", attend_kernel<kDh>, dim3(sm_count()), dim3(kThreads + 32), kShared, stream, a,
+             std::getenv("CHAIN_KV_AHEAD") ? atoi(std::getenv("CHAIN_KV_AHEAD")) : 0);
 }
 
 }  // namespace

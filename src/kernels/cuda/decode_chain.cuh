@@ -27,10 +27,8 @@ struct Split {
   int groups = 0, blocks = 0, ctas = 0;
 
   SACCADE_HOST_DEVICE int units() const { return groups * blocks; }
-  SACCADE_HOST_DEVICE int begin(int cta) const { return static_cast<int>(static_cast<int64_t>(units()) * cta / ctas); }
-  SACCADE_HOST_DEVICE int cta_of(int unit) const {
-    return static_cast<int>(((static_cast<int64_t>(unit) + 1) * ctas - 1) / units());
-  }
+  SACCADE_HOST_DEVICE int begin(int cta) const { return units() * cta / ctas; }
+  SACCADE_HOST_DEVICE int cta_of(int unit) const { return ((unit + 1) * ctas - 1) / units(); }
   SACCADE_HOST_DEVICE int first(int group) const { return cta_of(group * blocks); }
   SACCADE_HOST_DEVICE int count(int group) const { return cta_of((group + 1) * blocks - 1) - first(group) + 1; }
   SACCADE_HOST_DEVICE int most() const { return (ctas + groups - 1) / groups + 1; }  // no count is larger
@@ -48,16 +46,26 @@ struct Partials {
   __device__ int64_t step() const { return static_cast<int64_t>(rows) * kGroupRows; }
 };
 
+// A matrix in strips, cut for a matmul: by units of a Split, or, where an epilogue needs complete sums, by whole strips.
+struct Matrix {
+  const bf16* w = nullptr;
+  int strips = 0, blocks = 0;
+  bool whole = false;
+  Split split;
+
+  SACCADE_HOST_DEVICE int ctas() const { return split.ctas; }
+};
+
 struct Linear {
   enum Out : int { kPartials, kGateUpSilu, kLogits };
 
   const bf16* x = nullptr;  // tiles [K/64,64,64]
-  const bf16* w = nullptr;  // strips
-  int rows = 0, n = 0, strips = 0, blocks = 0;
+  Matrix m, next;           // and what the next matmul reads, or nothing
+  int rows = 0, n = 0;
   Out out = kPartials;
-  Partials partials;        // kPartials
-  bf16* tiles = nullptr;    // kGateUpSilu: [N/2/64,64,64]
-  float* logits = nullptr;  // kLogits: [B,N]
+  float* partials = nullptr;  // kPartials: see Partials
+  bf16* tiles = nullptr;      // kGateUpSilu: [N/2/64,64,64]
+  float* logits = nullptr;    // kLogits: [B,N]
 };
 
 // Takes the sums of rows n and n + 8 of the matrix (n % 16 < 8) for row b of x.
