@@ -17,12 +17,11 @@ namespace saccade::cuda::chain {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kStages = 3;
 constexpr int kStepTokens = kStepPages * kKvPageTokens;
 constexpr int kScorePitch = kStepTokens + 8;  // floats; rows eight banks apart
 constexpr int kQueryRows = 16;
 
-template <int kDh>
+template <int kDh, int kStages = 3>
 struct Stage {
   static constexpr int kPageBytes = kKvPageTokens * kDh * 2;
   static constexpr int kQueryBytes = kQueryRows * kDh * 2;
@@ -176,9 +175,9 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
-template <int kDh>
-__global__ void __launch_bounds__(kThreads + 32, 2) attend_kernel(const Attention a, const int ahead) {
-  using S = Stage<kDh>;
+template <int kDh, int kStages>
+__global__ void __launch_bounds__(kThreads + 32, kStages < 4 ? 2 : 1) attend_kernel(const Attention a, const int ahead) {
+  using S = Stage<kDh, kStages>;
   extern __shared__ __align__(1024) char raw[];
   __shared__ Lengths lengths;
   float* const scores = reinterpret_cast<float*>(raw + kStages * S::kBytes);
@@ -369,22 +368,27 @@ __global__ void __launch_bounds__(128) combine_kernel(const Attention a) {
   for (int k = 0; k < kValues / 2; ++k) to[k] = packed[k];
 }
 
-template <int kDh>
+template <int kDh, int kStages>
 void launch_attend(Stream stream, const Attention& a) {
-  constexpr int kShared = Stage<kDh>::kShared;
+  constexpr int kShared = Stage<kDh, kStages>::kShared;
   static const bool ready = [] {
-    check(cudaFuncSetAttribute(attend_kernel<kDh>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared), "shared memory");
+    check(cudaFuncSetAttribute(attend_kernel<kDh, kStages>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+          "shared memory");
     return true;
   }();
   (void)ready;
-  launch_pdl("decode: attention", attend_kernel<kDh>, dim3(sm_count()), dim3(kThreads + 32), kShared, stream, a,
+  launch_pdl("decode: attention", attend_kernel<kDh, kStages>, dim3(sm_count()), dim3(kThreads + 32), kShared, stream, a,
              std::getenv("CHAIN_KV_AHEAD") ? atoi(std::getenv("CHAIN_KV_AHEAD")) : 0);
 }
 
 }  // namespace
 
 void attend(Stream stream, const Attention& a) {
-  a.head_dim == 64 ? launch_attend<64>(stream, a) : launch_attend<128>(stream, a);
+  const int st = std::getenv("CHAIN_ST") ? atoi(std::getenv("CHAIN_ST")) : 3;
+  if (a.head_dim == 64) launch_attend<64, 3>(stream, a);
+  else if (st == 3) launch_attend<128, 3>(stream, a);
+  else if (st == 4) launch_attend<128, 4>(stream, a);
+  else launch_attend<128, 5>(stream, a);
 }
 
 void combine(Stream stream, const Attention& a) {

@@ -150,18 +150,17 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, con
       const bf16* from = a.m.w + (static_cast<int64_t>(p.strip + lane) * a.m.blocks + p.begin) * kBlockElements;
       Turn turn = w_turn;
       turn.advance(lane / kTileStrips, w_slots);
-      if (lane < tiles * kTileStrips) {
-        for (int block = p.begin; block < p.end; ++block, from += kBlockElements) {
-          mbarrier_wait(w_empty(turn.slot), turn.parity ^ 1);
-          if (bytes) {
-            mbarrier_expect(w_full(turn.slot), kBlockBytes);
-            bulk_copy_evict_first(base + turn.slot * kSlotBytes + lane % kTileStrips * kBlockBytes, from, kBlockBytes,
-                                  w_full(turn.slot));
-          } else {
-            mbarrier_arrive(w_full(turn.slot));
-          }
-          turn.advance(tiles, w_slots);
+      for (int block = p.begin; block < p.end; ++block, from += kBlockElements) {
+        if (lane < tiles * kTileStrips) mbarrier_wait(w_empty(turn.slot), turn.parity ^ 1);
+        __syncwarp();  // no lane laps another: they take turns at slots
+        if (bytes) {
+          mbarrier_expect(w_full(turn.slot), kBlockBytes);
+          bulk_copy_evict_first(base + turn.slot * kSlotBytes + lane % kTileStrips * kBlockBytes, from, kBlockBytes,
+                                w_full(turn.slot));
+        } else if (lane < tiles * kTileStrips) {
+          mbarrier_arrive(w_full(turn.slot));
         }
+        turn.advance(tiles, w_slots);
       }
       w_turn.slot = __shfl_sync(~0u, turn.slot, 0);
       w_turn.parity = __shfl_sync(~0u, turn.parity, 0);
