@@ -214,11 +214,9 @@ void Bench::kernels(int64_t rows64) {
     std::fflush(stdout);
   };
   const auto split_of = [&](const Weight& w) { return matrix(w, false).split; };
-  const auto next = [&](int64_t i) -> const DecoderLayer& { return layers[(i + 1) % s.depth]; };
   const auto split = [&](const char* name, Weight DecoderLayer::* w) {
     report(name, static_cast<double>((layers[0].*w).data[0].bytes()), [&, w](int64_t i) {
       chain::Linear a = linear(layers[i].*w, rows, x, false);
-      a.next = matrix(next(i).*w, false);
       a.partials = partials;
       chain::linear_hopper(stream, a);
     });
@@ -227,7 +225,6 @@ void Bench::kernels(int64_t rows64) {
   split("o", &DecoderLayer::output);
   report("gate_up", static_cast<double>(layers[0].gate_up.bytes()), [&](int64_t i) {
     chain::Linear a = linear(layers[i].gate_up, rows, x, true);
-    a.next = matrix(next(i).gate_up, true);
     a.out = chain::Linear::kGateUpSilu;
     a.tiles = y;
     chain::linear_hopper(stream, a);

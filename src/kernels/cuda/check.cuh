@@ -3,7 +3,6 @@
 
 #include <cuda_runtime.h>
 
-#include <cstdlib>
 #include "base/error.h"
 
 namespace saccade::cuda {
@@ -29,9 +28,8 @@ void launch_pdl(const char* op, void (*kernel)(Params...), dim3 grid, dim3 block
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  config.numAttrs = std::getenv("CHAIN_NOPDL") ? 0 : 1;
+  config.numAttrs = 1;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...), op);
-  if (std::getenv("CHAIN_SYNC")) check(cudaStreamSynchronize(stream), op);
 }
 
 }  // namespace saccade::cuda

@@ -52,15 +52,13 @@ struct Matrix {
   int strips = 0, blocks = 0;
   bool whole = false;
   Split split;
-
-  SACCADE_HOST_DEVICE int ctas() const { return split.ctas; }
 };
 
 struct Linear {
   enum Out : int { kPartials, kGateUpSilu, kLogits };
 
   const bf16* x = nullptr;  // tiles [K/64,64,64]
-  Matrix m, next;           // and what the next matmul reads, or nothing
+  Matrix m;
   int rows = 0, n = 0;
   Out out = kPartials;
   float* partials = nullptr;  // kPartials: see Partials

@@ -120,17 +120,16 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   attention.stats = reinterpret_cast<float2*>(base + buffers.stats);
   attention.y = reinterpret_cast<bf16*>(base + buffers.attended);
 
-  const auto linear = [&](const bf16* from, const Weight& w, const chain::Matrix& m, const chain::Matrix& next) {
+  const auto linear = [&](const bf16* from, const Weight& w, bool whole) {
     chain::Linear a;
     a.x = from;
-    a.m = m;
-    a.next = next;
+    a.m = matrix_of(w, whole);
     a.rows = rows;
     a.n = static_cast<int>(w.rows());
     return a;
   };
-  const auto split = [&](const bf16* from, const Weight& w, const chain::Matrix& next) {
-    chain::Linear a = linear(from, w, matrix_of(w, false), next);
+  const auto split = [&](const bf16* from, const Weight& w) {
+    chain::Linear a = linear(from, w, false);
     a.partials = reinterpret_cast<float*>(base + buffers.partials);
     run(stream, a);
     return chain::Partials{a.partials, a.m.split, rows};
@@ -150,22 +149,18 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   norm({}, d.layers[0].attention_norm);
   for (int64_t i = 0; i < d.depth; ++i) {
     const DecoderLayer& layer = d.layers[i];
-    const bool last = i + 1 == d.depth;
-    const chain::Matrix gate_up = matrix_of(layer.gate_up, true), down = matrix_of(layer.down, false);
     attention.kv = static_cast<bf16*>(d.kv_layers[i].data);
-    chain::rope_append(stream, attention, split(x, layer.qkv, matrix_of(layer.output, false)),
-                       values(layer.qkv.bias[0]));
+    chain::rope_append(stream, attention, split(x, layer.qkv), values(layer.qkv.bias[0]));
     chain::attend(stream, attention);
     chain::combine(stream, attention);
-    norm(split(attention.y, layer.output, gate_up), layer.mlp_norm);
-    chain::Linear a = linear(x, layer.gate_up, gate_up, down);
-    a.out = chain::Linear::kGateUpSilu;
-    a.tiles = activated;
-    run(stream, a);
-    norm(split(activated, layer.down, last ? matrix_of(d.head, true) : matrix_of(d.layers[i + 1].qkv, false)),
-         last ? d.norm : d.layers[i + 1].attention_norm);
+    norm(split(attention.y, layer.output), layer.mlp_norm);
+    chain::Linear gate_up = linear(x, layer.gate_up, true);
+    gate_up.out = chain::Linear::kGateUpSilu;
+    gate_up.tiles = activated;
+    run(stream, gate_up);
+    norm(split(activated, layer.down), i + 1 < d.depth ? d.layers[i + 1].attention_norm : d.norm);
   }
-  chain::Linear head = linear(x, d.head, matrix_of(d.head, true), {});
+  chain::Linear head = linear(x, d.head, true);
   head.out = chain::Linear::kLogits;
   head.logits = step.logits.as<float>();
   run(stream, head);

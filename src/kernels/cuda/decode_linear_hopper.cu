@@ -11,7 +11,6 @@
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode_chain.cuh"
 #include "kernels/cuda/ptx.cuh"
-#include <cstdlib>
 
 namespace saccade::cuda::chain {
 namespace {
@@ -50,18 +49,6 @@ __device__ __forceinline__ bool next_piece(const Matrix& m, Range& r, Piece& p) 
     r.cursor += p.end - p.begin;
   }
   return true;
-}
-
-// The first blocks of a piece into the L2 cache; not by the copy engine, where copies of x would queue behind them.
-__device__ __forceinline__ void prefetch(const Matrix& m, const Piece& p, int blocks, int lane) {
-  constexpr int kLine = 128;
-  const int lines = min(blocks, p.end - p.begin) * (kBlockBytes / kLine);
-  for (int i = 0; i < p.strips; ++i) {
-    const char* from = reinterpret_cast<const char*>(
-        m.w + (static_cast<int64_t>(p.strip + i) * m.blocks + p.begin) * kBlockElements);
-    for (int line = lane; line < lines; line += 32)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(from + line * kLine));
-  }
 }
 
 // A ring's slot and the parity of its turn.
@@ -112,8 +99,7 @@ __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_grou
 __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
 template <int kN>
-__global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, const int w_slots, const int x_slots,
-                                                             const int ahead) {
+__global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, const int w_slots, const int x_slots) {
   constexpr int kXBytes = kN * kBlockCols * 2;
   extern __shared__ char raw[];
   const uint32_t base = (shared_address(raw) + 1023) / 1024 * 1024;
@@ -164,10 +150,6 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, con
       }
       w_turn.slot = __shfl_sync(~0u, turn.slot, 0);
       w_turn.parity = __shfl_sync(~0u, turn.parity, 0);
-    }
-    if (ahead > 0 && static_cast<int>(blockIdx.x) < a.next.split.ctas) {
-      range = range_of(a.next);
-      if (next_piece(a.next, range, p)) prefetch(a.next, p, ahead, lane);
     }
   } else if (warp == 9) {
     pdl_wait();
@@ -226,31 +208,21 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, con
   }
 }
 
-int knob(const char* name, int fallback) {
-  const char* v = std::getenv(name);
-  return v ? atoi(v) : fallback;
-}
-
 template <int kN>
 void launch(Stream stream, const Linear& a) {
-  constexpr int kXBytes = kN * kBlockCols * 2;
-  // A warpgroup may be as many blocks ahead of the other as x has slots, which must not lap the ring of weights.
-  const int per_cta = ((a.m.whole ? a.m.strips : a.m.split.units()) + a.m.split.ctas - 1) / a.m.split.ctas;
-  const int passes = (per_cta + kPassStrips - 1) / kPassStrips;
-  const int strips = a.m.whole ? (per_cta + passes - 1) / passes : kGroupStrips;
-  const int tiles = (strips + kTileStrips - 1) / kTileStrips;
-  const bool small = !a.m.whole && per_cta <= kSmall;
-  const int budget = 1024 * (small ? knob("CHAIN_SMALL", 72) : knob("CHAIN_BIG", 148));
-  const int x_slots = std::min(small && kN == 64 ? 3 : knob("CHAIN_X", 4), budget / (kXBytes + tiles * kSlotBytes));
-  const int w_slots = (budget - x_slots * kXBytes) / kSlotBytes;
-  const int shared = 1024 + w_slots * kSlotBytes + x_slots * kXBytes + 16 * (w_slots + x_slots);
-  static const bool ready = [&] {
-    check(cudaFuncSetAttribute(linear_kernel<kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, 224 * 1024), "shared memory");
+  // A warpgroup may be as many blocks ahead of the other as x has slots: with their tiles these must fit into the ring
+  // of weights. What a CTA streams at once needs no more of a ring.
+  const bool small = !a.m.whole && (a.m.split.units() + a.m.split.ctas - 1) / a.m.split.ctas <= kSmall;
+  const int w_slots = small ? 8 : 24, x_slots = kN == 64 ? 3 : 4;
+  constexpr int kMost = 1024 + 24 * kSlotBytes + 4 * kN * kBlockCols * 2 + 16 * 28;
+  const int shared = 1024 + w_slots * kSlotBytes + x_slots * kN * kBlockCols * 2 + 16 * (w_slots + x_slots);
+  static const bool ready = [] {
+    check(cudaFuncSetAttribute(linear_kernel<kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMost), "shared memory");
     return true;
   }();
   (void)ready;
-  launch_pdl("decode: linear", linear_kernel<kN>, dim3(a.m.split.ctas), dim3(kThreads), shared, stream, a, w_slots, x_slots,
-             small || !a.m.whole ? knob("CHAIN_AHEAD", 0) : 0);
+  launch_pdl("decode: linear", linear_kernel<kN>, dim3(a.m.split.ctas), dim3(kThreads), shared, stream, a, w_slots,
+             x_slots);
 }
 
 }  // namespace
