@@ -1,6 +1,6 @@
-// Steps of decode_chained on the shapes of Qwen2.5-VL with random weights, all layers distinct: time of a step as a CUDA
-// graph and as plain launches, its kernels on their own, and the share of the bound (weights and cache read once at
-// 4.65 TB/s).
+// Steps of decode_chained on the shapes of Qwen2.5-VL with random weights, all layers distinct: time of a step as a
+// CUDA graph and as plain launches, its kernels on their own, and the share of the bound (weights and cache read once
+// at 4.65 TB/s).
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -121,7 +121,14 @@ struct Bench {
       layers.push_back(l);
       kv.push_back(random({64 * pages, 2, s.kv_heads, 64, s.head_dim}, 1));
     }
-    d = {layers.data(), kv.data(), s.depth, s.heads, s.kv_heads, s.head_dim, 1e-6f, random({s.width}, 0.1f, 1),
+    d = {layers.data(),
+         kv.data(),
+         s.depth,
+         s.heads,
+         s.kv_heads,
+         s.head_dim,
+         1e-6f,
+         random({s.width}, 0.1f, 1),
          weight(s.vocabulary, s.width)};
   }
 
@@ -207,14 +214,17 @@ void Bench::kernels(int64_t rows64) {
   auto* partials = reinterpret_cast<float*>(x + (16 << 20));
   std::printf("%s B=%-2d us:", s.name, rows);
   const auto report = [&](const char* name, double bytes, const std::function<void(int64_t)>& one) {
-    const double us = graph_ms(stream, 7, [&] { for (int64_t i = 0; i < s.depth; ++i) one(i); }) * 1e3 /
-                      static_cast<double>(s.depth);
+    const double us = graph_ms(stream, 7,
+                               [&] {
+                                 for (int64_t i = 0; i < s.depth; ++i) one(i);
+                               }) *
+                      1e3 / static_cast<double>(s.depth);
     std::printf(" %s %.2f", name, us);
     if (bytes > 0) std::printf(" (%.2f TB/s)", bytes / us * 1e-6);
     std::fflush(stdout);
   };
   const auto split_of = [&](const Weight& w) { return matrix(w, false).split; };
-  const auto split = [&](const char* name, Weight DecoderLayer::* w) {
+  const auto split = [&](const char* name, Weight DecoderLayer::*w) {
     report(name, static_cast<double>((layers[0].*w).data[0].bytes()), [&, w](int64_t i) {
       chain::Linear a = linear(layers[i].*w, rows, x, false);
       a.partials = partials;
@@ -297,7 +307,8 @@ int main(int argc, char** argv) {
     Bench bench(shape, 1061);
     for (const int64_t rows : {16, 32, 64})
       if (!std::getenv("ROWS") || atoi(std::getenv("ROWS")) == rows) bench.whole(rows, full);
-    if (std::getenv("KERNELS")) for (const int64_t rows : {16, 64}) bench.kernels(rows);
+    if (std::getenv("KERNELS"))
+      for (const int64_t rows : {16, 64}) bench.kernels(rows);
   }
   return 0;
 }

@@ -1,14 +1,13 @@
 // Attention of one query a sequence over its pages of the KV cache, by spans of pages, and the combination of spans.
 //
 // attend: q [B,H,Dh] and the cache -> per span and head the largest score, the sum of the weights and the weighted sum
-// of values. One CTA an SM takes spans of as many pages as the others; pages stream by cp.async through a ring of three
+// of values. One CTA an SM takes spans of as many pages as the others; pages stream by cp.async through a ring of
 // stages (two pages of keys or of values, 32 KiB at Dh = 128). 4 Dh bytes a token and key head, 4 H/K Dh flops for
 // them: bound by memory. What this step does not write is copied before the preceding kernel has ended.
 // A step of 128 tokens: each of eight warps scores 16 of them for up to 16 heads (mma m16n8k16, heads as rows), scores
 // go through shared memory, then each warp weighs all tokens for 16 dimensions of the values.
 // Scores, softmax and sums in float, weights in bf16 for the product.
 // A span's length depends on the sequence's length alone, and so does the order of all sums.
-#include <cstdlib>
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode_chain.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -21,9 +20,13 @@ constexpr int kStepTokens = kStepPages * kKvPageTokens;
 constexpr int kScorePitch = kStepTokens + 8;  // floats; rows eight banks apart
 constexpr int kQueryRows = 16;
 
-template <int kDh, int kStages = 3>
+template <int kDh>
+constexpr int page_bytes() {
+  return kKvPageTokens * kDh * 2;
+}
+template <int kDh, int kStages>
 struct Stage {
-  static constexpr int kPageBytes = kKvPageTokens * kDh * 2;
+  static constexpr int kPageBytes = page_bytes<kDh>();
   static constexpr int kQueryBytes = kQueryRows * kDh * 2;
   static constexpr int kBytes = kStepPages * kPageBytes + kQueryBytes;
   static constexpr int kShared = kStages * kBytes + kQueryRows * kScorePitch * 4;
@@ -32,10 +35,10 @@ struct Stage {
 // The steps of a CTA, one after another: sequence, key head, and the step's first page. Spans are consecutive in
 // (sequence, head, page); a CTA owns those whose first page is in its range.
 struct Cursor {
-  int b, kv_head, page;    // page < pages
+  int b, kv_head, page;     // page < pages
   int length, pages, span;  // of the sequence: tokens, pages, pages of a span
-  int at;                  // pages of all sequences and heads before this step
-  int pages_end;           // of the range
+  int at;                   // pages of all sequences and heads before this step
+  int pages_end;            // of the range
 };
 
 struct Lengths {
@@ -77,8 +80,8 @@ struct Walk {
     Cursor c = {};
     c.pages_end = total * (static_cast<int>(blockIdx.x) + 1) / static_cast<int>(gridDim.x);
     for (int i = 0; i < 2; ++i)  // sequences that end before the range
-      c.b += __popc(__ballot_sync(~0u, 32 * i + lane + 1 < a.rows &&
-                                           l.pages_before[32 * i + lane + 1] * a.kv_heads <= begin));
+      c.b += __popc(
+          __ballot_sync(~0u, 32 * i + lane + 1 < a.rows && l.pages_before[32 * i + lane + 1] * a.kv_heads <= begin));
     enter(c);
     const int inside = begin - l.pages_before[c.b] * a.kv_heads;
     c.kv_head = inside / c.pages;
@@ -108,8 +111,8 @@ struct Walk {
   }
 };
 
-// Copies keys or values of a step; tokens behind the sequence's end become zeros. `newest` says which to copy of the
-// page that this step writes and the others.
+// Copies keys or values of a step; tokens behind the sequence's end become zeros. What is new is the page that this
+// step of the decoder writes.
 enum class Which { kAll, kOld, kNew };
 
 template <int kDh>
@@ -119,11 +122,11 @@ __device__ void copy_pages(const Attention& a, const Cursor& c, const int* ids, 
     const bool newest = c.page + p >= c.pages - 1;
     if (which != Which::kAll && newest != (which == Which::kNew)) continue;
     const int tokens = c.length - (c.page + p) * kKvPageTokens;
-    const bf16* from = a.kv + ((static_cast<int64_t>(ids[p]) * 2 + value) * a.kv_heads + c.kv_head) *
-                                  kKvPageTokens * kDh;
+    const bf16* from =
+        a.kv + ((static_cast<int64_t>(ids[p]) * 2 + value) * a.kv_heads + c.kv_head) * kKvPageTokens * kDh;
 #pragma unroll
     for (int i = threadIdx.x; i < kChunks; i += kThreads)
-      cp_async_16_or_zero(to + p * Stage<kDh>::kPageBytes + 16 * i, from + 8 * i, i / 8 % 64 < tokens ? 16 : 0);
+      cp_async_16_or_zero(to + p * page_bytes<kDh>() + 16 * i, from + 8 * i, i / 8 % 64 < tokens ? 16 : 0);
   }
 }
 
@@ -133,9 +136,9 @@ __device__ void copy_query(const Attention& a, const Cursor& c, uint32_t to) {
   const bf16* from = a.q + (static_cast<int64_t>(c.b) * a.heads + c.kv_head * group) * kDh;
   for (int i = threadIdx.x; i < group * kDh / 8; i += kThreads) {
     const int row = i / (kDh / 8), column = i % (kDh / 8) * 8;
-    cp_async_16(to + (column / kBlockCols * kQueryRows * kBlockCols +
-                      static_cast<int>(swizzled(row, column % kBlockCols))) * 2,
-                from + 8 * i);
+    cp_async_16(
+        to + (column / kBlockCols * kQueryRows * kBlockCols + static_cast<int>(swizzled(row, column % kBlockCols))) * 2,
+        from + 8 * i);
   }
 }
 
@@ -144,39 +147,13 @@ __device__ __forceinline__ void page_ids(const Attention& a, const Cursor& c, in
     ids[p] = c.b < a.rows ? a.page_table[c.b * a.max_pages + min(c.page + p, c.pages - 1)] : 0;
 }
 
-template <int kCount, int kId>
-__device__ __forceinline__ void sync() {
-  asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kCount) : "memory");
-}
-
-// A warp brings pages to the L2 cache, `ahead` steps before they are needed, and keeps pace with the others.
-template <int kDh>
-__device__ void prefetch_pages(const Attention& a, const Walk& walk, Cursor c, int lane, int ahead) {
-  Cursor fetched = c;
-  for (int i = -ahead; !walk.done(c); ++i) {
-    const int p = lane / 2, value = lane % 2;
-    if (!walk.done(fetched)) {
-      if (ahead > 0 && p < kStepPages && fetched.page + p < fetched.pages) {
-        const int64_t id = a.page_table[fetched.b * a.max_pages + fetched.page + p];
-        const bf16* from = a.kv + ((id * 2 + value) * a.kv_heads + fetched.kv_head) * kKvPageTokens * kDh;
-        const int tokens = min(kKvPageTokens, fetched.length - (fetched.page + p) * kKvPageTokens);
-        for (int d = 0; d < kDh; d += kBlockCols) bulk_prefetch(from + d * kKvPageTokens, tokens * kBlockCols * 2);
-      }
-      walk.advance(fetched);
-    }
-    if (i < 0) continue;
-    sync<kThreads + 32, 1>();
-    walk.advance(c);
-  }
-}
-
 __device__ __forceinline__ uint32_t pack(float low, float high) {
   const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
 template <int kDh, int kStages>
-__global__ void __launch_bounds__(kThreads + 32, kStages < 4 ? 2 : 1) attend_kernel(const Attention a, const int ahead) {
+__global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) {
   using S = Stage<kDh, kStages>;
   extern __shared__ __align__(1024) char raw[];
   __shared__ Lengths lengths;
@@ -189,10 +166,6 @@ __global__ void __launch_bounds__(kThreads + 32, kStages < 4 ? 2 : 1) attend_ker
   __syncthreads();
   const Walk walk = {a, lengths};
   Cursor c = walk.first(lane), load = c;
-  if (warp == kWarps) {
-    prefetch_pages<kDh>(a, walk, c, lane, ahead);
-    return;
-  }
   int ids[kStepPages];
   page_ids(a, load, ids);
 
@@ -219,11 +192,11 @@ __global__ void __launch_bounds__(kThreads + 32, kStages < 4 ? 2 : 1) attend_ker
   if (!walk.done(load)) page_ids(a, load, ids);
   for (int i = 0; i < kStages; ++i) copy_next(true, Which::kNew);
 
-  float sums[2][4] = {};                        // 16 heads x 16 dimensions
+  float sums[2][4] = {};  // 16 heads x 16 dimensions
   float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
   for (int half_step = 0; !walk.done(c); half_step += 2) {
     cp_async_wait<kStages - 1>();
-    sync<kThreads + 32, 1>();
+    __syncthreads();
     {
       const uint32_t stage = stage_of(half_step), query = stage + kStepPages * S::kPageBytes;
       const int first = warp * 16;  // token of the step
@@ -235,8 +208,8 @@ __global__ void __launch_bounds__(kThreads + 32, kStages < 4 ? 2 : 1) attend_ker
         ldmatrix_x4(q4, query + 2 * (q_column / kBlockCols * kQueryRows * kBlockCols +
                                      static_cast<int>(swizzled(q_row, q_column % kBlockCols))));
         const int token = first % kKvPageTokens + lane / 16 * 8 + lane % 8, k_column = k + lane / 8 % 2 * 8;
-        ldmatrix_x4(k4, stage + first / kKvPageTokens * S::kPageBytes +
-                            2 * static_cast<int>(kv_offset(token, k_column)));
+        ldmatrix_x4(k4,
+                    stage + first / kKvPageTokens * S::kPageBytes + 2 * static_cast<int>(kv_offset(token, k_column)));
         mma_16x8x16(s[0], q4, k4[0], k4[1]);
         mma_16x8x16(s[1], q4, k4[2], k4[3]);
       }
@@ -251,7 +224,7 @@ __global__ void __launch_bounds__(kThreads + 32, kStages < 4 ? 2 : 1) attend_ker
         }
     }
     cp_async_wait<kStages - 2>();
-    sync<kThreads, 2>();
+    __syncthreads();
     copy_next(true, Which::kAll);
 
     uint32_t weights[kStepTokens / 16][4] = {};
@@ -290,8 +263,8 @@ __global__ void __launch_bounds__(kThreads + 32, kStages < 4 ? 2 : 1) attend_ker
       for (int k = 0; k < kStepTokens / 16; ++k) {
         uint32_t v4[4];
         const int token = k * 16 % kKvPageTokens + lane % 16, column = warp * 16 + lane / 16 * 8;
-        ldmatrix_x4_trans(v4, stage + k * 16 / kKvPageTokens * S::kPageBytes +
-                                  2 * static_cast<int>(kv_offset(token, column)));
+        ldmatrix_x4_trans(
+            v4, stage + k * 16 / kKvPageTokens * S::kPageBytes + 2 * static_cast<int>(kv_offset(token, column)));
         mma_16x8x16(sums[0], weights[k], v4[0], v4[1]);
         mma_16x8x16(sums[1], weights[k], v4[2], v4[3]);
       }
@@ -314,7 +287,7 @@ __global__ void __launch_bounds__(kThreads + 32, kStages < 4 ? 2 : 1) attend_ker
       }
     }
     walk.advance(c);
-    sync<kThreads, 2>();
+    __syncthreads();
     copy_next(true, Which::kAll);
   }
   cp_async_wait<0>();
@@ -325,7 +298,8 @@ template <int kDh>
 __global__ void __launch_bounds__(128) combine_kernel(const Attention a) {
   constexpr int kValues = kDh / 32;
   pdl_launch();
-  const int item = blockIdx.x * 4 + threadIdx.x / 32, b = item / a.heads, head = item % a.heads, lane = threadIdx.x % 32;
+  const int item = blockIdx.x * 4 + threadIdx.x / 32, b = item / a.heads, head = item % a.heads,
+            lane = threadIdx.x % 32;
   if (b >= a.rows) {
     pdl_wait();
     return;
@@ -377,18 +351,17 @@ void launch_attend(Stream stream, const Attention& a) {
     return true;
   }();
   (void)ready;
-  launch_pdl("decode: attention", attend_kernel<kDh, kStages>, dim3(sm_count()), dim3(kThreads + 32), kShared, stream, a,
-             std::getenv("CHAIN_KV_AHEAD") ? atoi(std::getenv("CHAIN_KV_AHEAD")) : 0);
+  launch_pdl("decode: attention", attend_kernel<kDh, kStages>, dim3(sm_count()), dim3(kThreads), kShared, stream, a);
 }
 
 }  // namespace
 
 void attend(Stream stream, const Attention& a) {
-  const int st = std::getenv("CHAIN_ST") ? atoi(std::getenv("CHAIN_ST")) : 3;
-  if (a.head_dim == 64) launch_attend<64, 3>(stream, a);
-  else if (st == 3) launch_attend<128, 3>(stream, a);
-  else if (st == 4) launch_attend<128, 4>(stream, a);
-  else launch_attend<128, 5>(stream, a);
+  constexpr int kPortableStages = 2, kHopperStages = 5;  // 82 and 193 KB at Dh = 128
+  if (a.head_dim == 64)
+    use_hopper() ? launch_attend<64, kHopperStages>(stream, a) : launch_attend<64, kPortableStages>(stream, a);
+  else
+    use_hopper() ? launch_attend<128, kHopperStages>(stream, a) : launch_attend<128, kPortableStages>(stream, a);
 }
 
 void combine(Stream stream, const Attention& a) {

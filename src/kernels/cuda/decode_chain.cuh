@@ -46,7 +46,8 @@ struct Partials {
   __device__ int64_t step() const { return static_cast<int64_t>(rows) * kGroupRows; }
 };
 
-// A matrix in strips, cut for a matmul: by units of a Split, or, where an epilogue needs complete sums, by whole strips.
+// A matrix in strips, cut for a matmul: by units of a Split, or, where an epilogue needs complete sums, by whole
+// strips.
 struct Matrix {
   const bf16* w = nullptr;
   int strips = 0, blocks = 0;
@@ -102,13 +103,13 @@ struct Attention {
   int rows = 0, heads = 0, kv_heads = 0, head_dim = 0;
   int max_pages = 0, max_spans = 0;  // of a sequence
   float scale = 0;
-  const float* cos_sin = nullptr;                                             // [B,2,Dh/2]
-  const int *slots = nullptr, *kv_lens = nullptr, *page_table = nullptr;      // [B], [B], [B,max_pages]
-  bf16* kv = nullptr;                                                         // [pages,2,K,64,Dh]
-  bf16* q = nullptr;                                                          // [B,H,Dh] in paired order
-  float* sums = nullptr;                                                      // [B,K,max_spans,H/K,Dh]
-  float2* stats = nullptr;                                                    // [B,K,max_spans,H/K]: top, sum
-  bf16* y = nullptr;                                                          // tiles of [B,H*Dh]
+  const float* cos_sin = nullptr;                                         // [B,2,Dh/2]
+  const int *slots = nullptr, *kv_lens = nullptr, *page_table = nullptr;  // [B], [B], [B,max_pages]
+  bf16* kv = nullptr;                                                     // [pages,2,K,64,Dh]
+  bf16* q = nullptr;                                                      // [B,H,Dh] in paired order
+  float* sums = nullptr;                                                  // [B,K,max_spans,H/K,Dh]
+  float2* stats = nullptr;                                                // [B,K,max_spans,H/K]: top, sum
+  bf16* y = nullptr;                                                      // tiles of [B,H*Dh]
 
   SACCADE_HOST_DEVICE int group() const { return heads / kv_heads; }
 };

@@ -71,13 +71,13 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address) {
          (static_cast<uint64_t>(1) << 16) | ((address & 0x3ffff) >> 4);
 }
 
-#define SACCADE_ACC8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), \
-                           "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define SACCADE_ACC8(d, i)                                                                                    \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
 __device__ __forceinline__ void wgmma(float (&d)[8], uint64_t a, uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, 1, 1, 1, 0, 0;"
-      : SACCADE_ACC8(d, 0)
-      : "l"(a), "l"(b));
+  asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, 1, 1, 1, 0, 0;"
+               : SACCADE_ACC8(d, 0)
+               : "l"(a), "l"(b));
 }
 __device__ __forceinline__ void wgmma(float (&d)[16], uint64_t a, uint64_t b) {
   asm volatile(
@@ -190,7 +190,8 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, con
         x_turn.advance(1, x_slots);
       }
 
-      const int g = p.strip / kGroupStrips, part = g * a.m.split.most() + static_cast<int>(blockIdx.x) - a.m.split.first(g);
+      const int g = p.strip / kGroupStrips,
+                part = g * a.m.split.most() + static_cast<int>(blockIdx.x) - a.m.split.first(g);
       float* partials = a.partials + static_cast<int64_t>(part) * a.rows * kGroupRows;  // of a split matmul
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {

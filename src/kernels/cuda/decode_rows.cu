@@ -116,7 +116,9 @@ __global__ void __launch_bounds__(128) rope_append_kernel(const Attention a, con
     x[j].x = rounded(x[j].x + __bfloat162float(add[j].v[0]));
     x[j].y = rounded(x[j].y + __bfloat162float(add[j].v[1]));
   }
-  const auto turn = [](float a, float b, float c, float s) { return __float2bfloat16(rounded(a * c) + rounded(b * s)); };
+  const auto turn = [](float a, float b, float c, float s) {
+    return __float2bfloat16(rounded(a * c) + rounded(b * s));
+  };
   Two y[2];
   if (value) {
     for (int j = 0; j < 2; ++j) y[j] = {__float2bfloat16(x[j].x), __float2bfloat16(x[j].y)};

@@ -105,12 +105,6 @@ __device__ __forceinline__ void bulk_copy_evict_first(uint32_t to, const void* f
       "l"(from), "r"(bytes), "r"(barrier), "l"(kEvictFirst)
       : "memory");
 }
-// Brings bytes to the L2 cache; 16-byte aligned, a multiple of 16 bytes.
-__device__ __forceinline__ void bulk_prefetch(const void* from, uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-#endif
-}
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 }  // namespace saccade::cuda
