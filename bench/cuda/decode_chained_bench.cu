@@ -1,6 +1,6 @@
-// Steps of decode_chained on the shapes of Qwen2.5-VL with random weights, all layers distinct: time of a step as a CUDA
-// graph and as plain launches, its kernels on their own, and the share of the bound (weights and cache read once at
-// 4.65 TB/s).
+// Steps of decode_chained on the shapes of Qwen2.5-VL with random weights, all layers distinct: time of a step as a
+// CUDA graph and as plain launches, its kernels on their own, and the share of the bound (weights and cache read once
+// at 4.65 TB/s).
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -121,7 +121,14 @@ struct Bench {
       layers.push_back(l);
       kv.push_back(random({64 * pages, 2, s.kv_heads, 64, s.head_dim}, 1));
     }
-    d = {layers.data(), kv.data(), s.depth, s.heads, s.kv_heads, s.head_dim, 1e-6f, random({s.width}, 0.1f, 1),
+    d = {layers.data(),
+         kv.data(),
+         s.depth,
+         s.heads,
+         s.kv_heads,
+         s.head_dim,
+         1e-6f,
+         random({s.width}, 0.1f, 1),
          weight(s.vocabulary, s.width)};
   }
 
@@ -157,6 +164,12 @@ struct Bench {
   void whole(int64_t rows, bool launches) {
     const DecodeStep t = step(rows);
     const auto run = [&] { decode_chained(stream, d, t); };
+    if (std::getenv("CHAIN_SYNC")) {
+      for (int i = 0; i < 3; ++i) run();
+      check(cudaDeviceSynchronize(), "sync");
+      std::printf("B=%d ran\n", static_cast<int>(rows));
+      return;
+    }
     const double graph = graph_ms(stream, 15, run), bound = bytes(rows) / kBandwidth * 1e3;
     std::printf("%s B=%-2d graph %.3f ms (%.0f%% of bound %.3f)", s.name, static_cast<int>(rows), graph,
                 100 * bound / graph, bound);
@@ -171,14 +184,24 @@ struct Bench {
   void kernels(int64_t rows);
 };
 
-chain::Linear linear(const Weight& w, int rows, chain::bf16* x) {
+chain::Matrix matrix(const Weight& w, bool whole) {
+  chain::Matrix m;
+  m.w = static_cast<const chain::bf16*>(w.data[0].data);
+  m.strips = static_cast<int>(strips_of(w.rows()));
+  m.blocks = static_cast<int>(blocks_of(w.cols()));
+  m.whole = whole;
+  m.split.groups = (m.strips + chain::kGroupStrips - 1) / chain::kGroupStrips;
+  m.split.blocks = m.blocks;
+  m.split.ctas = std::min(sm_count(), whole ? m.strips : m.split.units());
+  return m;
+}
+
+chain::Linear linear(const Weight& w, int rows, chain::bf16* x, bool whole) {
   chain::Linear a;
   a.x = x;
-  a.w = static_cast<const chain::bf16*>(w.data[0].data);
+  a.m = matrix(w, whole);
   a.rows = rows;
   a.n = static_cast<int>(w.rows());
-  a.strips = static_cast<int>(strips_of(w.rows()));
-  a.blocks = static_cast<int>(blocks_of(w.cols()));
   return a;
 }
 
@@ -191,37 +214,34 @@ void Bench::kernels(int64_t rows64) {
   auto* partials = reinterpret_cast<float*>(x + (16 << 20));
   std::printf("%s B=%-2d us:", s.name, rows);
   const auto report = [&](const char* name, double bytes, const std::function<void(int64_t)>& one) {
-    const double us = graph_ms(stream, 7, [&] { for (int64_t i = 0; i < s.depth; ++i) one(i); }) * 1e3 /
-                      static_cast<double>(s.depth);
+    const double us = graph_ms(stream, 7,
+                               [&] {
+                                 for (int64_t i = 0; i < s.depth; ++i) one(i);
+                               }) *
+                      1e3 / static_cast<double>(s.depth);
     std::printf(" %s %.2f", name, us);
     if (bytes > 0) std::printf(" (%.2f TB/s)", bytes / us * 1e-6);
     std::fflush(stdout);
   };
-  const auto split_of = [&](const Weight& w) {
-    chain::Split split;
-    split.groups = static_cast<int>((strips_of(w.rows()) + chain::kGroupStrips - 1) / chain::kGroupStrips);
-    split.blocks = static_cast<int>(blocks_of(w.cols()));
-    split.ctas = std::min(sm_count(), split.units());
-    return split;
-  };
-  const auto split = [&](const char* name, Weight DecoderLayer::* w) {
+  const auto split_of = [&](const Weight& w) { return matrix(w, false).split; };
+  const auto split = [&](const char* name, Weight DecoderLayer::*w) {
     report(name, static_cast<double>((layers[0].*w).data[0].bytes()), [&, w](int64_t i) {
-      chain::Linear a = linear(layers[i].*w, rows, x);
-      a.partials = {partials, split_of(layers[i].*w), rows};
+      chain::Linear a = linear(layers[i].*w, rows, x, false);
+      a.partials = partials;
       chain::linear_hopper(stream, a);
     });
   };
   split("qkv", &DecoderLayer::qkv);
   split("o", &DecoderLayer::output);
   report("gate_up", static_cast<double>(layers[0].gate_up.bytes()), [&](int64_t i) {
-    chain::Linear a = linear(layers[i].gate_up, rows, x);
+    chain::Linear a = linear(layers[i].gate_up, rows, x, true);
     a.out = chain::Linear::kGateUpSilu;
     a.tiles = y;
     chain::linear_hopper(stream, a);
   });
   split("down", &DecoderLayer::down);
   report("head", static_cast<double>(d.head.bytes()), [&](int64_t) {
-    chain::Linear a = linear(d.head, rows, x);
+    chain::Linear a = linear(d.head, rows, x, true);
     a.out = chain::Linear::kLogits;
     a.logits = t.logits.as<float>();
     chain::linear_hopper(stream, a);
@@ -272,18 +292,23 @@ void Bench::kernels(int64_t rows64) {
 
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "3B";
+  for (int i = 2; i < argc; ++i) {
+    std::string arg = argv[i];
+    const size_t at = arg.find('=');
+    setenv(arg.substr(0, at).c_str(), arg.substr(at + 1).c_str(), 1);
+    std::printf("-- %s ", argv[i]);
+  }
+  std::printf("\n");
+  const bool full = std::getenv("FULL") != nullptr;
   for (const Shape& s : kShapes) {
     if (what != s.name) continue;
-    Bench bench(s, 1061);
-    for (const int64_t rows : {1, 16, 32, 64}) bench.whole(rows, true);
-    for (const int64_t rows : {16, 64}) bench.kernels(rows);
-    for (int i = 2; i < argc; ++i) {  // NAME=VALUE: again with it
-      std::string arg = argv[i];
-      const size_t at = arg.find('=');
-      setenv(arg.substr(0, at).c_str(), arg.substr(at + 1).c_str(), 1);
-      std::printf("-- %s\n", argv[i]);
-      for (const int64_t rows : {16, 64}) bench.whole(rows, false);
-    }
+    Shape shape = s;
+    if (std::getenv("DEPTH")) shape.depth = atoi(std::getenv("DEPTH"));
+    Bench bench(shape, 1061);
+    for (const int64_t rows : {16, 32, 64})
+      if (!std::getenv("ROWS") || atoi(std::getenv("ROWS")) == rows) bench.whole(rows, full);
+    if (std::getenv("KERNELS"))
+      for (const int64_t rows : {16, 64}) bench.kernels(rows);
   }
   return 0;
 }

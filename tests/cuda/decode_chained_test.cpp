@@ -21,6 +21,7 @@ struct Shape {
 };
 constexpr Shape kTiny = {256, 512, 4, 2, 64, 800, 2};
 constexpr Shape kOddGroup = {896, 1216, 7, 1, 128, 1000, 2};
+constexpr Shape kLong = {512, 11008, 4, 2, 128, 40000, 1};  // rings of matmuls turn many times
 constexpr Shape kWideGroup = {192, 320, 12, 1, 64, 72, 1};
 
 struct HostLayer {
@@ -237,8 +238,8 @@ class Model {
             }
       kv_.push_back(memory_.upload(DType::kBF16, {pages, 2, s.kv_heads, 64, s.head_dim}, cache.data()));
     }
-    decoder_ = {device_layers_.data(), kv_.data(), s.depth, s.heads, s.kv_heads, s.head_dim,
-                kEps, vector(norm_), strips(head_, s.vocabulary)};
+    decoder_ = {device_layers_.data(),      kv_.data(), s.depth, s.heads, s.kv_heads, s.head_dim, kEps, vector(norm_),
+                strips(head_, s.vocabulary)};
   }
 
   std::mt19937 rng_;
@@ -289,8 +290,8 @@ class DecodeChained : public CudaTest {
                      got.h.begin() + shape.width * static_cast<int64_t>(b + 1));
       const auto logits = got.logits.begin() + shape.vocabulary * static_cast<int64_t>(b);
       worst_h = std::max(worst_h, relative_error(doubles(h), doubles(want.h)));
-      worst_logits = std::max(worst_logits, relative_error({logits, logits + shape.vocabulary},
-                                                           {want.logits.begin(), want.logits.end()}));
+      worst_logits = std::max(
+          worst_logits, relative_error({logits, logits + shape.vocabulary}, {want.logits.begin(), want.logits.end()}));
       for (int64_t i = 0; i < shape.depth; ++i) {
         Values kv;
         for (const Values* of : {&q.keys[at(i)], &q.values[at(i)]})
@@ -315,6 +316,9 @@ TEST_F(DecodeChained, FirstToken) { check(kTiny, {1, 1}); }
 TEST_F(DecodeChained, TinyModel) { check(kTiny, lengths(33)); }
 TEST_F(DecodeChained, SevenHeadsOfAGroup) { check(kOddGroup, lengths(19)); }
 TEST_F(DecodeChained, TwelveHeadsOfAGroup) { check(kWideGroup, lengths(64)); }
+TEST_F(DecodeChained, LongMatrices) {
+  for (const size_t rows : {2, 17, 33}) check(kLong, lengths(rows));
+}
 TEST_F(DecodeChained, LongCache) { check(kTiny, {9000, 20, 2049}); }
 
 TEST_F(DecodeChained, ARowDoesNotDependOnItsBatch) {
@@ -331,8 +335,8 @@ TEST_F(DecodeChained, ARowDoesNotDependOnItsBatch) {
       for (size_t b = 0; b < count; ++b) {
         const Model::Result& want = alone[rows[b]];
         ASSERT_EQ(0, std::memcmp(got.h.data() + b * want.h.size(), want.h.data(), 2 * want.h.size())) << b << count;
-        ASSERT_EQ(0, std::memcmp(got.logits.data() + b * want.logits.size(), want.logits.data(),
-                                 4 * want.logits.size()))
+        ASSERT_EQ(0,
+                  std::memcmp(got.logits.data() + b * want.logits.size(), want.logits.data(), 4 * want.logits.size()))
             << b << " of " << count;
       }
     }

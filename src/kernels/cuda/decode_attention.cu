@@ -1,7 +1,7 @@
 // Attention of one query a sequence over its pages of the KV cache, by spans of pages, and the combination of spans.
 //
 // attend: q [B,H,Dh] and the cache -> per span and head the largest score, the sum of the weights and the weighted sum
-// of values. One CTA an SM takes spans of as many pages as the others; pages stream by cp.async through a ring of three
+// of values. One CTA an SM takes spans of as many pages as the others; pages stream by cp.async through a ring of
 // stages (two pages of keys or of values, 32 KiB at Dh = 128). 4 Dh bytes a token and key head, 4 H/K Dh flops for
 // them: bound by memory. What this step does not write is copied before the preceding kernel has ended.
 // A step of 128 tokens: each of eight warps scores 16 of them for up to 16 heads (mma m16n8k16, heads as rows), scores
@@ -16,14 +16,17 @@ namespace saccade::cuda::chain {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kStages = 3;
 constexpr int kStepTokens = kStepPages * kKvPageTokens;
 constexpr int kScorePitch = kStepTokens + 8;  // floats; rows eight banks apart
 constexpr int kQueryRows = 16;
 
 template <int kDh>
+constexpr int page_bytes() {
+  return kKvPageTokens * kDh * 2;
+}
+template <int kDh, int kStages>
 struct Stage {
-  static constexpr int kPageBytes = kKvPageTokens * kDh * 2;
+  static constexpr int kPageBytes = page_bytes<kDh>();
   static constexpr int kQueryBytes = kQueryRows * kDh * 2;
   static constexpr int kBytes = kStepPages * kPageBytes + kQueryBytes;
   static constexpr int kShared = kStages * kBytes + kQueryRows * kScorePitch * 4;
@@ -32,19 +35,60 @@ struct Stage {
 // The steps of a CTA, one after another: sequence, key head, and the step's first page. Spans are consecutive in
 // (sequence, head, page); a CTA owns those whose first page is in its range.
 struct Cursor {
-  int b, kv_head, page;    // page < pages
+  int b, kv_head, page;     // page < pages
   int length, pages, span;  // of the sequence: tokens, pages, pages of a span
-  int at;                  // pages of all sequences and heads before this step
-  int pages_end;           // of the range
+  int at;                   // pages of all sequences and heads before this step
+  int pages_end;            // of the range
 };
 
-struct Attend {
+struct Lengths {
+  int tokens[kMaxRows], pages_before[kMaxRows + 1];  // of the sequences before
+};
+
+__device__ __forceinline__ int pages_of(int tokens) { return (tokens + kKvPageTokens - 1) / kKvPageTokens; }
+
+// Every warp computes the same; each writes what it will read.
+__device__ void read_lengths(const Attention& a, Lengths& l, int lane) {
+  int tokens[2], pages[2];
+  for (int i = 0; i < 2; ++i) {
+    tokens[i] = 2 * lane + i < a.rows ? a.kv_lens[2 * lane + i] : 0;
+    pages[i] = pages_of(tokens[i]);
+  }
+  int sum = pages[0] + pages[1];
+  for (int i = 1; i < 32; i *= 2) {
+    const int before = __shfl_up_sync(~0u, sum, i);
+    if (lane >= i) sum += before;
+  }
+  for (int i = 0; i < 2; ++i) l.tokens[2 * lane + i] = tokens[i];
+  l.pages_before[2 * lane + 1] = sum - pages[1];
+  l.pages_before[2 * lane + 2] = sum;
+  if (lane == 0) l.pages_before[0] = 0;
+}
+
+struct Walk {
   const Attention& a;
+  const Lengths& l;
 
   __device__ void enter(Cursor& c) const {
-    c.length = a.kv_lens[c.b];
-    c.pages = (c.length + kKvPageTokens - 1) / kKvPageTokens;
+    c.length = l.tokens[c.b];
+    c.pages = pages_of(c.length);
     c.span = span_pages(c.pages);
+  }
+  __device__ Cursor first(int lane) const {
+    const int total = l.pages_before[a.rows] * a.kv_heads;
+    const int begin = total * static_cast<int>(blockIdx.x) / static_cast<int>(gridDim.x);
+    Cursor c = {};
+    c.pages_end = total * (static_cast<int>(blockIdx.x) + 1) / static_cast<int>(gridDim.x);
+    for (int i = 0; i < 2; ++i)  // sequences that end before the range
+      c.b += __popc(
+          __ballot_sync(~0u, 32 * i + lane + 1 < a.rows && l.pages_before[32 * i + lane + 1] * a.kv_heads <= begin));
+    enter(c);
+    const int inside = begin - l.pages_before[c.b] * a.kv_heads;
+    c.kv_head = inside / c.pages;
+    c.page = min(c.pages, (inside % c.pages + c.span - 1) / c.span * c.span);
+    c.at = l.pages_before[c.b] * a.kv_heads + c.kv_head * c.pages + c.page;
+    if (c.page == c.pages) next_head(c);
+    return c;
   }
   __device__ bool done(const Cursor& c) const { return c.page % c.span == 0 && c.at >= c.pages_end; }
   __device__ bool ends_span(const Cursor& c) const {
@@ -54,7 +98,9 @@ struct Attend {
     const int pages = min(kStepPages, c.pages - c.page);
     c.at += pages;
     c.page += pages;
-    if (c.page < c.pages) return;
+    if (c.page == c.pages) next_head(c);
+  }
+  __device__ void next_head(Cursor& c) const {
     c.page = 0;
     if (++c.kv_head < a.kv_heads) return;
     c.kv_head = 0;
@@ -65,34 +111,8 @@ struct Attend {
   }
 };
 
-// pages_before[b]: of the sequences before b.
-__device__ Cursor first_step(const Attention& a, const Attend& walk, const int* pages_before) {
-  const int total = pages_before[a.rows] * a.kv_heads;
-  const int begin = static_cast<int>(static_cast<int64_t>(total) * blockIdx.x / gridDim.x);
-  Cursor c = {};
-  c.pages_end = static_cast<int>(static_cast<int64_t>(total) * (blockIdx.x + 1) / gridDim.x);
-  while (c.b + 1 < a.rows && pages_before[c.b + 1] * a.kv_heads <= begin) ++c.b;
-  walk.enter(c);
-  const int inside = begin - pages_before[c.b] * a.kv_heads;
-  c.kv_head = inside / c.pages;
-  c.page = (inside % c.pages + c.span - 1) / c.span * c.span;
-  c.at = pages_before[c.b] * a.kv_heads + c.kv_head * c.pages + c.page;
-  if (c.page >= c.pages) {  // the next head's first span
-    c.at = pages_before[c.b] * a.kv_heads + (c.kv_head + 1) * c.pages;
-    c.page = 0;
-    if (++c.kv_head == a.kv_heads) {
-      c.kv_head = 0;
-      if (++c.b < a.rows)
-        walk.enter(c);
-      else
-        c.at = c.pages_end;
-    }
-  }
-  return c;
-}
-
-// Copies keys or values of a step; tokens behind the sequence's end become zeros. `newest` says which to copy of the
-// page that this step writes and the others.
+// Copies keys or values of a step; tokens behind the sequence's end become zeros. What is new is the page that this
+// step of the decoder writes.
 enum class Which { kAll, kOld, kNew };
 
 template <int kDh>
@@ -102,11 +122,11 @@ __device__ void copy_pages(const Attention& a, const Cursor& c, const int* ids, 
     const bool newest = c.page + p >= c.pages - 1;
     if (which != Which::kAll && newest != (which == Which::kNew)) continue;
     const int tokens = c.length - (c.page + p) * kKvPageTokens;
-    const bf16* from = a.kv + ((static_cast<int64_t>(ids[p]) * 2 + value) * a.kv_heads + c.kv_head) *
-                                  kKvPageTokens * kDh;
+    const bf16* from =
+        a.kv + ((static_cast<int64_t>(ids[p]) * 2 + value) * a.kv_heads + c.kv_head) * kKvPageTokens * kDh;
 #pragma unroll
     for (int i = threadIdx.x; i < kChunks; i += kThreads)
-      cp_async_16_or_zero(to + p * Stage<kDh>::kPageBytes + 16 * i, from + 8 * i, i / 8 % 64 < tokens ? 16 : 0);
+      cp_async_16_or_zero(to + p * page_bytes<kDh>() + 16 * i, from + 8 * i, i / 8 % 64 < tokens ? 16 : 0);
   }
 }
 
@@ -116,9 +136,9 @@ __device__ void copy_query(const Attention& a, const Cursor& c, uint32_t to) {
   const bf16* from = a.q + (static_cast<int64_t>(c.b) * a.heads + c.kv_head * group) * kDh;
   for (int i = threadIdx.x; i < group * kDh / 8; i += kThreads) {
     const int row = i / (kDh / 8), column = i % (kDh / 8) * 8;
-    cp_async_16(to + (column / kBlockCols * kQueryRows * kBlockCols +
-                      static_cast<int>(swizzled(row, column % kBlockCols))) * 2,
-                from + 8 * i);
+    cp_async_16(
+        to + (column / kBlockCols * kQueryRows * kBlockCols + static_cast<int>(swizzled(row, column % kBlockCols))) * 2,
+        from + 8 * i);
   }
 }
 
@@ -132,29 +152,20 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
-template <int kDh>
+template <int kDh, int kStages>
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) {
-  using S = Stage<kDh>;
+  using S = Stage<kDh, kStages>;
   extern __shared__ __align__(1024) char raw[];
-  __shared__ int pages_before[kMaxRows + 1];
+  __shared__ Lengths lengths;
   float* const scores = reinterpret_cast<float*>(raw + kStages * S::kBytes);
   const uint32_t base = shared_address(raw);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = a.group();
   const int halves = group > 8 ? 2 : 1;
   pdl_launch();
-  if (threadIdx.x < kMaxRows)
-    pages_before[threadIdx.x + 1] = static_cast<int>(threadIdx.x) < a.rows
-                                        ? (a.kv_lens[threadIdx.x] + kKvPageTokens - 1) / kKvPageTokens
-                                        : 0;
+  read_lengths(a, lengths, lane);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    pages_before[0] = 0;
-    for (int b = 0; b < kMaxRows; ++b) pages_before[b + 1] += pages_before[b];
-  }
-  __syncthreads();
-
-  const Attend walk = {a};
-  Cursor c = first_step(a, walk, pages_before), load = c;
+  const Walk walk = {a, lengths};
+  Cursor c = walk.first(lane), load = c;
   int ids[kStepPages];
   page_ids(a, load, ids);
 
@@ -181,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
   if (!walk.done(load)) page_ids(a, load, ids);
   for (int i = 0; i < kStages; ++i) copy_next(true, Which::kNew);
 
-  float sums[2][4] = {};                        // 16 heads x 16 dimensions
+  float sums[2][4] = {};  // 16 heads x 16 dimensions
   float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
   for (int half_step = 0; !walk.done(c); half_step += 2) {
     cp_async_wait<kStages - 1>();
@@ -197,8 +208,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
         ldmatrix_x4(q4, query + 2 * (q_column / kBlockCols * kQueryRows * kBlockCols +
                                      static_cast<int>(swizzled(q_row, q_column % kBlockCols))));
         const int token = first % kKvPageTokens + lane / 16 * 8 + lane % 8, k_column = k + lane / 8 % 2 * 8;
-        ldmatrix_x4(k4, stage + first / kKvPageTokens * S::kPageBytes +
-                            2 * static_cast<int>(kv_offset(token, k_column)));
+        ldmatrix_x4(k4,
+                    stage + first / kKvPageTokens * S::kPageBytes + 2 * static_cast<int>(kv_offset(token, k_column)));
         mma_16x8x16(s[0], q4, k4[0], k4[1]);
         mma_16x8x16(s[1], q4, k4[2], k4[3]);
       }
@@ -252,8 +263,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
       for (int k = 0; k < kStepTokens / 16; ++k) {
         uint32_t v4[4];
         const int token = k * 16 % kKvPageTokens + lane % 16, column = warp * 16 + lane / 16 * 8;
-        ldmatrix_x4_trans(v4, stage + k * 16 / kKvPageTokens * S::kPageBytes +
-                                  2 * static_cast<int>(kv_offset(token, column)));
+        ldmatrix_x4_trans(
+            v4, stage + k * 16 / kKvPageTokens * S::kPageBytes + 2 * static_cast<int>(kv_offset(token, column)));
         mma_16x8x16(sums[0], weights[k], v4[0], v4[1]);
         mma_16x8x16(sums[1], weights[k], v4[2], v4[3]);
       }
@@ -287,7 +298,8 @@ template <int kDh>
 __global__ void __launch_bounds__(128) combine_kernel(const Attention a) {
   constexpr int kValues = kDh / 32;
   pdl_launch();
-  const int item = blockIdx.x * 4 + threadIdx.x / 32, b = item / a.heads, head = item % a.heads, lane = threadIdx.x % 32;
+  const int item = blockIdx.x * 4 + threadIdx.x / 32, b = item / a.heads, head = item % a.heads,
+            lane = threadIdx.x % 32;
   if (b >= a.rows) {
     pdl_wait();
     return;
@@ -330,21 +342,26 @@ __global__ void __launch_bounds__(128) combine_kernel(const Attention a) {
   for (int k = 0; k < kValues / 2; ++k) to[k] = packed[k];
 }
 
-template <int kDh>
+template <int kDh, int kStages>
 void launch_attend(Stream stream, const Attention& a) {
-  constexpr int kShared = Stage<kDh>::kShared;
+  constexpr int kShared = Stage<kDh, kStages>::kShared;
   static const bool ready = [] {
-    check(cudaFuncSetAttribute(attend_kernel<kDh>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared), "shared memory");
+    check(cudaFuncSetAttribute(attend_kernel<kDh, kStages>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+          "shared memory");
     return true;
   }();
   (void)ready;
-  launch_pdl("decode: attention", attend_kernel<kDh>, dim3(sm_count()), dim3(kThreads), kShared, stream, a);
+  launch_pdl("decode: attention", attend_kernel<kDh, kStages>, dim3(sm_count()), dim3(kThreads), kShared, stream, a);
 }
 
 }  // namespace
 
 void attend(Stream stream, const Attention& a) {
-  a.head_dim == 64 ? launch_attend<64>(stream, a) : launch_attend<128>(stream, a);
+  constexpr int kPortableStages = 2, kHopperStages = 5;  // 82 and 193 KB at Dh = 128
+  if (a.head_dim == 64)
+    use_hopper() ? launch_attend<64, kHopperStages>(stream, a) : launch_attend<64, kPortableStages>(stream, a);
+  else
+    use_hopper() ? launch_attend<128, kHopperStages>(stream, a) : launch_attend<128, kPortableStages>(stream, a);
 }
 
 void combine(Stream stream, const Attention& a) {

@@ -27,10 +27,8 @@ struct Split {
   int groups = 0, blocks = 0, ctas = 0;
 
   SACCADE_HOST_DEVICE int units() const { return groups * blocks; }
-  SACCADE_HOST_DEVICE int begin(int cta) const { return static_cast<int>(static_cast<int64_t>(units()) * cta / ctas); }
-  SACCADE_HOST_DEVICE int cta_of(int unit) const {
-    return static_cast<int>(((static_cast<int64_t>(unit) + 1) * ctas - 1) / units());
-  }
+  SACCADE_HOST_DEVICE int begin(int cta) const { return units() * cta / ctas; }
+  SACCADE_HOST_DEVICE int cta_of(int unit) const { return ((unit + 1) * ctas - 1) / units(); }
   SACCADE_HOST_DEVICE int first(int group) const { return cta_of(group * blocks); }
   SACCADE_HOST_DEVICE int count(int group) const { return cta_of((group + 1) * blocks - 1) - first(group) + 1; }
   SACCADE_HOST_DEVICE int most() const { return (ctas + groups - 1) / groups + 1; }  // no count is larger
@@ -48,16 +46,25 @@ struct Partials {
   __device__ int64_t step() const { return static_cast<int64_t>(rows) * kGroupRows; }
 };
 
+// A matrix in strips, cut for a matmul: by units of a Split, or, where an epilogue needs complete sums, by whole
+// strips.
+struct Matrix {
+  const bf16* w = nullptr;
+  int strips = 0, blocks = 0;
+  bool whole = false;
+  Split split;
+};
+
 struct Linear {
   enum Out : int { kPartials, kGateUpSilu, kLogits };
 
   const bf16* x = nullptr;  // tiles [K/64,64,64]
-  const bf16* w = nullptr;  // strips
-  int rows = 0, n = 0, strips = 0, blocks = 0;
+  Matrix m;
+  int rows = 0, n = 0;
   Out out = kPartials;
-  Partials partials;        // kPartials
-  bf16* tiles = nullptr;    // kGateUpSilu: [N/2/64,64,64]
-  float* logits = nullptr;  // kLogits: [B,N]
+  float* partials = nullptr;  // kPartials: see Partials
+  bf16* tiles = nullptr;      // kGateUpSilu: [N/2/64,64,64]
+  float* logits = nullptr;    // kLogits: [B,N]
 };
 
 // Takes the sums of rows n and n + 8 of the matrix (n % 16 < 8) for row b of x.
@@ -96,13 +103,13 @@ struct Attention {
   int rows = 0, heads = 0, kv_heads = 0, head_dim = 0;
   int max_pages = 0, max_spans = 0;  // of a sequence
   float scale = 0;
-  const float* cos_sin = nullptr;                                             // [B,2,Dh/2]
-  const int *slots = nullptr, *kv_lens = nullptr, *page_table = nullptr;      // [B], [B], [B,max_pages]
-  bf16* kv = nullptr;                                                         // [pages,2,K,64,Dh]
-  bf16* q = nullptr;                                                          // [B,H,Dh] in paired order
-  float* sums = nullptr;                                                      // [B,K,max_spans,H/K,Dh]
-  float2* stats = nullptr;                                                    // [B,K,max_spans,H/K]: top, sum
-  bf16* y = nullptr;                                                          // tiles of [B,H*Dh]
+  const float* cos_sin = nullptr;                                         // [B,2,Dh/2]
+  const int *slots = nullptr, *kv_lens = nullptr, *page_table = nullptr;  // [B], [B], [B,max_pages]
+  bf16* kv = nullptr;                                                     // [pages,2,K,64,Dh]
+  bf16* q = nullptr;                                                      // [B,H,Dh] in paired order
+  float* sums = nullptr;                                                  // [B,K,max_spans,H/K,Dh]
+  float2* stats = nullptr;                                                // [B,K,max_spans,H/K]: top, sum
+  bf16* y = nullptr;                                                      // tiles of [B,H*Dh]
 
   SACCADE_HOST_DEVICE int group() const { return heads / kv_heads; }
 };

@@ -25,12 +25,16 @@ bool is_strips(const Weight& w, int64_t n, int64_t k, Weight::RowOrder order) {
          k % kBlockCols == 0;
 }
 
-chain::Split split_of(const Weight& w) {
-  chain::Split split;
-  split.groups = static_cast<int>((strips_of(w.rows()) + chain::kGroupStrips - 1) / chain::kGroupStrips);
-  split.blocks = static_cast<int>(blocks_of(w.cols()));
-  split.ctas = use_hopper() ? std::min(sm_count(), split.units()) : split.groups;
-  return split;
+chain::Matrix matrix_of(const Weight& w, bool whole) {
+  chain::Matrix m;
+  m.w = values(w.data[0]);
+  m.strips = static_cast<int>(strips_of(w.rows()));
+  m.blocks = static_cast<int>(blocks_of(w.cols()));
+  m.whole = whole;
+  m.split.groups = (m.strips + chain::kGroupStrips - 1) / chain::kGroupStrips;
+  m.split.blocks = m.blocks;
+  m.split.ctas = !use_hopper() ? m.split.groups : std::min(sm_count(), whole ? m.strips : m.split.units());
+  return m;
 }
 
 int spans_of(int64_t max_pages) {
@@ -50,7 +54,7 @@ Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
   const size_t spans = static_cast<size_t>(spans_of(max_pages));
   size_t partials = 0;
   for (const Weight* w : {&layer.qkv, &layer.output, &layer.down}) {
-    const chain::Split split = split_of(*w);
+    const chain::Split split = matrix_of(*w, false).split;
     partials = std::max(partials, static_cast<size_t>(split.groups * split.most() * rows * chain::kGroupRows));
   }
   b.x = take(tiles(d.norm.dim(0)));
@@ -61,17 +65,6 @@ Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
   b.stats = take(heads * spans * sizeof(float2));
   b.partials = take(partials * sizeof(float));
   return b;
-}
-
-chain::Linear linear_of(const bf16* x, const Weight& w, int rows) {
-  chain::Linear a;
-  a.x = x;
-  a.w = values(w.data[0]);
-  a.rows = rows;
-  a.n = static_cast<int>(w.rows());
-  a.strips = static_cast<int>(strips_of(w.rows()));
-  a.blocks = static_cast<int>(blocks_of(w.cols()));
-  return a;
 }
 
 void run(Stream stream, const chain::Linear& a) {
@@ -127,11 +120,19 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   attention.stats = reinterpret_cast<float2*>(base + buffers.stats);
   attention.y = reinterpret_cast<bf16*>(base + buffers.attended);
 
+  const auto linear = [&](const bf16* from, const Weight& w, bool whole) {
+    chain::Linear a;
+    a.x = from;
+    a.m = matrix_of(w, whole);
+    a.rows = rows;
+    a.n = static_cast<int>(w.rows());
+    return a;
+  };
   const auto split = [&](const bf16* from, const Weight& w) {
-    chain::Linear a = linear_of(from, w, rows);
-    a.partials = {reinterpret_cast<float*>(base + buffers.partials), split_of(w), rows};
+    chain::Linear a = linear(from, w, false);
+    a.partials = reinterpret_cast<float*>(base + buffers.partials);
     run(stream, a);
-    return a.partials;
+    return chain::Partials{a.partials, a.m.split, rows};
   };
   const auto norm = [&](const chain::Partials& partials, const Tensor& w) {
     chain::Norm a;
@@ -153,13 +154,13 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
     chain::attend(stream, attention);
     chain::combine(stream, attention);
     norm(split(attention.y, layer.output), layer.mlp_norm);
-    chain::Linear gate_up = linear_of(x, layer.gate_up, rows);
+    chain::Linear gate_up = linear(x, layer.gate_up, true);
     gate_up.out = chain::Linear::kGateUpSilu;
     gate_up.tiles = activated;
     run(stream, gate_up);
     norm(split(activated, layer.down), i + 1 < d.depth ? d.layers[i + 1].attention_norm : d.norm);
   }
-  chain::Linear head = linear_of(x, d.head, rows);
+  chain::Linear head = linear(x, d.head, true);
   head.out = chain::Linear::kLogits;
   head.logits = step.logits.as<float>();
   run(stream, head);

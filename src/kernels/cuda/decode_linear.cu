@@ -19,8 +19,8 @@ __global__ void __launch_bounds__(128) linear_kernel(const Linear a) {
   pdl_wait();
   if (first_row >= a.rows) return;
   float sums[2][4] = {};
-  for (int block = 0; block < a.blocks; ++block) {
-    const bf16* w = a.w + (static_cast<int64_t>(strip) * a.blocks + block) * kBlockElements;
+  for (int block = 0; block < a.m.blocks; ++block) {
+    const bf16* w = a.m.w + (static_cast<int64_t>(strip) * a.m.blocks + block) * kBlockElements;
     const bf16* x = a.x + static_cast<int64_t>(block) * (kMaxRows * kBlockCols);
     for (int k = 0; k < kBlockCols; k += 16) {
       const uint32_t w4[4] = {pair_at(w, row, k + column), pair_at(w, row + 8, k + column),
@@ -30,8 +30,7 @@ __global__ void __launch_bounds__(128) linear_kernel(const Linear a) {
                     pair_at(x, first_row + 8 * j + row, k + 8 + column));
     }
   }
-  float* partials = a.partials.data + static_cast<int64_t>(strip / kGroupStrips) * a.partials.split.most() *
-                                          a.partials.step();
+  float* partials = a.partials + static_cast<int64_t>(strip / kGroupStrips) * a.m.split.most() * a.rows * kGroupRows;
   for (int j = 0; j < 2; ++j)
     for (int i = 0; i < 2; ++i)
       store(a, partials, strip * kStripRows + row, first_row + 8 * j + column + i, sums[j][i], sums[j][2 + i]);
@@ -40,7 +39,7 @@ __global__ void __launch_bounds__(128) linear_kernel(const Linear a) {
 }  // namespace
 
 void linear_portable(Stream stream, const Linear& a) {
-  launch_pdl("decode: linear", linear_kernel, dim3(a.strips), dim3(128), 0, stream, a);
+  launch_pdl("decode: linear", linear_kernel, dim3(a.m.strips), dim3(128), 0, stream, a);
 }
 
 }  // namespace saccade::cuda::chain

@@ -11,7 +11,6 @@
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode_chain.cuh"
 #include "kernels/cuda/ptx.cuh"
-#include <cstdlib>
 
 namespace saccade::cuda::chain {
 namespace {
@@ -20,6 +19,7 @@ constexpr int kTileStrips = 4;  // 64 rows: what wgmma takes
 constexpr int kSlotBytes = kTileStrips * kBlockBytes;
 constexpr int kTiles = 2;  // of a warpgroup at a time
 constexpr int kPassStrips = 2 * kTiles * kTileStrips;
+constexpr int kSmall = 16;  // units of a CTA
 constexpr int kThreads = 2 * 128 + 2 * 32;
 
 // Rows of W and blocks of K that are summed in one go.
@@ -27,18 +27,26 @@ struct Piece {
   int strip, strips, begin, end;
 };
 
-__device__ __forceinline__ bool next_piece(const Linear& a, int& cursor, int last, Piece& p) {
-  if (cursor >= last) return false;
-  if (a.out == Linear::kPartials) {
-    p.begin = cursor % a.blocks;
-    p.end = min(a.blocks, p.begin + last - cursor);
-    p.strip = cursor / a.blocks * kGroupStrips;
-    p.strips = min(kGroupStrips, a.strips - p.strip);
-    cursor += p.end - p.begin;
+struct Range {
+  int cursor, last;
+};
+
+__device__ __forceinline__ Range range_of(const Matrix& m) {
+  const int units = m.whole ? m.strips : m.split.units(), cta = blockIdx.x;
+  return {units * cta / m.split.ctas, units * (cta + 1) / m.split.ctas};
+}
+
+__device__ __forceinline__ bool next_piece(const Matrix& m, Range& r, Piece& p) {
+  const int left = r.last - r.cursor;
+  if (left <= 0) return false;
+  if (m.whole) {
+    const int passes = (left + kPassStrips - 1) / kPassStrips;
+    p = {r.cursor, (left + passes - 1) / passes, 0, m.blocks};
+    r.cursor += p.strips;
   } else {
-    const int left = last - cursor, passes = (left + kPassStrips - 1) / kPassStrips;
-    p = {cursor, (left + passes - 1) / passes, 0, a.blocks};
-    cursor += p.strips;
+    const int group = r.cursor / m.blocks, begin = r.cursor % m.blocks;
+    p = {group * kGroupStrips, min(kGroupStrips, m.strips - group * kGroupStrips), begin, min(m.blocks, begin + left)};
+    r.cursor += p.end - p.begin;
   }
   return true;
 }
@@ -63,13 +71,13 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address) {
          (static_cast<uint64_t>(1) << 16) | ((address & 0x3ffff) >> 4);
 }
 
-#define SACCADE_ACC8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), \
-                           "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define SACCADE_ACC8(d, i)                                                                                    \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
 __device__ __forceinline__ void wgmma(float (&d)[8], uint64_t a, uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, 1, 1, 1, 0, 0;"
-      : SACCADE_ACC8(d, 0)
-      : "l"(a), "l"(b));
+  asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, 1, 1, 1, 0, 0;"
+               : SACCADE_ACC8(d, 0)
+               : "l"(a), "l"(b));
 }
 __device__ __forceinline__ void wgmma(float (&d)[16], uint64_t a, uint64_t b) {
   asm volatile(
@@ -105,7 +113,7 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, con
   pdl_launch();
   if (threadIdx.x == 0) {
     for (int i = 0; i < w_slots; ++i) {
-      mbarrier_init(w_full(i), 1);
+      mbarrier_init(w_full(i), kTileStrips);
       mbarrier_init(w_empty(i), 4);
     }
     for (int i = 0; i < x_slots; ++i) {
@@ -116,33 +124,38 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, con
   }
   __syncthreads();
 
-  const int64_t units = a.out == Linear::kPartials ? a.partials.split.units() : a.strips;
-  int cursor = static_cast<int>(units * blockIdx.x / gridDim.x);
-  const int last = static_cast<int>(units * (blockIdx.x + 1) / gridDim.x);
+  Range range = range_of(a.m);
   Piece p;
   Turn w_turn, x_turn;
 
   if (warp == 8) {
-    while (next_piece(a, cursor, last, p)) {
-      for (int block = p.begin; block < p.end; ++block)
-        for (int tile = 0; tile < p.strips; tile += kTileStrips) {
-          const int strips = min(kTileStrips, p.strips - tile);
-          mbarrier_wait(w_empty(w_turn.slot), w_turn.parity ^ 1);
-          if (lane == 0) mbarrier_expect(w_full(w_turn.slot), strips * kBlockBytes);
-          __syncwarp();
-          if (lane < strips)
-            bulk_copy_evict_first(base + w_turn.slot * kSlotBytes + lane * kBlockBytes,
-                                  a.w + (static_cast<int64_t>(p.strip + tile + lane) * a.blocks + block) *
-                                            kBlockElements,
-                                  kBlockBytes, w_full(w_turn.slot));
-          w_turn.advance(1, w_slots);
+    while (next_piece(a.m, range, p)) {
+      // A lane a strip. What a last tile lacks arrives without bytes.
+      const int tiles = (p.strips + kTileStrips - 1) / kTileStrips;
+      const bool bytes = lane < p.strips;
+      const bf16* from = a.m.w + (static_cast<int64_t>(p.strip + lane) * a.m.blocks + p.begin) * kBlockElements;
+      Turn turn = w_turn;
+      turn.advance(lane / kTileStrips, w_slots);
+      for (int block = p.begin; block < p.end; ++block, from += kBlockElements) {
+        if (lane < tiles * kTileStrips) mbarrier_wait(w_empty(turn.slot), turn.parity ^ 1);
+        __syncwarp();  // no lane laps another: they take turns at slots
+        if (bytes) {
+          mbarrier_expect(w_full(turn.slot), kBlockBytes);
+          bulk_copy_evict_first(base + turn.slot * kSlotBytes + lane % kTileStrips * kBlockBytes, from, kBlockBytes,
+                                w_full(turn.slot));
+        } else if (lane < tiles * kTileStrips) {
+          mbarrier_arrive(w_full(turn.slot));
         }
+        turn.advance(tiles, w_slots);
+      }
+      w_turn.slot = __shfl_sync(~0u, turn.slot, 0);
+      w_turn.parity = __shfl_sync(~0u, turn.parity, 0);
     }
   } else if (warp == 9) {
     pdl_wait();
     if (lane > 0) return;
     fence_proxy_async();
-    while (next_piece(a, cursor, last, p))
+    while (next_piece(a.m, range, p))
       for (int block = p.begin; block < p.end; ++block) {
         mbarrier_wait(x_empty(x_turn.slot), x_turn.parity ^ 1);
         mbarrier_expect(x_full(x_turn.slot), kXBytes);
@@ -152,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, con
       }
   } else {
     const int group = warp / 4;
-    while (next_piece(a, cursor, last, p)) {
+    while (next_piece(a.m, range, p)) {
       float sums[kTiles][kN / 2] = {};
       const int tiles = (p.strips + kTileStrips - 1) / kTileStrips;
       for (int block = p.begin; block < p.end; ++block) {
@@ -177,13 +190,9 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, con
         x_turn.advance(1, x_slots);
       }
 
-      float* partials = nullptr;
-      if (a.out == Linear::kPartials) {
-        const Split& split = a.partials.split;
-        const int g = p.strip / kGroupStrips;
-        partials = a.partials.data + (g * split.most() + static_cast<int>(blockIdx.x) - split.first(g)) *
-                                         a.partials.step();
-      }
+      const int g = p.strip / kGroupStrips,
+                part = g * a.m.split.most() + static_cast<int>(blockIdx.x) - a.m.split.first(g);
+      float* partials = a.partials + static_cast<int64_t>(part) * a.rows * kGroupRows;  // of a split matmul
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
         const int strip = (2 * i + group) * kTileStrips + warp % 4;
@@ -200,23 +209,21 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(const Linear a, con
   }
 }
 
-int knob(const char* name, int fallback) {
-  const char* v = std::getenv(name);
-  return v ? atoi(v) : fallback;
-}
-
 template <int kN>
 void launch(Stream stream, const Linear& a) {
-  const int budget = knob("CHAIN_BUDGET_KB", 104) * 1024;
-  const int x_slots = knob("CHAIN_X_SLOTS", kN == 64 ? 3 : 4), w_slots = (budget - x_slots * kN * kBlockCols * 2) / kSlotBytes;
-  const int ctas = a.out == Linear::kPartials ? a.partials.split.ctas : std::min(sm_count(), a.strips);
+  // A warpgroup may be as many blocks ahead of the other as x has slots: with their tiles these must fit into the ring
+  // of weights. What a CTA streams at once needs no more of a ring.
+  const bool small = !a.m.whole && (a.m.split.units() + a.m.split.ctas - 1) / a.m.split.ctas <= kSmall;
+  const int w_slots = small ? 8 : 24, x_slots = kN == 64 ? 3 : 4;
+  constexpr int kMost = 1024 + 24 * kSlotBytes + 4 * kN * kBlockCols * 2 + 16 * 28;
   const int shared = 1024 + w_slots * kSlotBytes + x_slots * kN * kBlockCols * 2 + 16 * (w_slots + x_slots);
-  static const bool ready = [&] {
-    check(cudaFuncSetAttribute(linear_kernel<kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, 224 * 1024), "shared memory");
+  static const bool ready = [] {
+    check(cudaFuncSetAttribute(linear_kernel<kN>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMost), "shared memory");
     return true;
   }();
   (void)ready;
-  launch_pdl("decode: linear", linear_kernel<kN>, dim3(ctas), dim3(kThreads), shared, stream, a, w_slots, x_slots);
+  launch_pdl("decode: linear", linear_kernel<kN>, dim3(a.m.split.ctas), dim3(kThreads), shared, stream, a, w_slots,
+             x_slots);
 }
 
 }  // namespace

@@ -18,14 +18,22 @@ __device__ __forceinline__ float4 add(float4 a, float4 b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 }
 
+constexpr int kAtOnce = 12;  // loads in flight
+
 template <class V>
 __device__ __forceinline__ V sum_partials(const Partials& p, int row, int n) {
   const float* from = p.of(row, n);
   const int64_t step = p.step();
   const int count = p.split.count(n / kGroupRows);
   V sum = {};
-#pragma unroll 8
-  for (int i = 0; i < count; ++i) sum = add(sum, *reinterpret_cast<const V*>(from + i * step));
+  for (int i = 0; i < count; i += kAtOnce) {
+    V parts[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j)
+      parts[j] = i + j < count ? *reinterpret_cast<const V*>(from + (i + j) * step) : V{};
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) sum = add(sum, parts[j]);
+  }
   return sum;
 }
 
@@ -40,9 +48,11 @@ struct alignas(8) Four {
 
 // A CTA a row, four columns a thread at a time.
 __global__ void __launch_bounds__(1024) add_norm_kernel(const Norm a) {
-  extern __shared__ Four row[];
+  extern __shared__ Four shared[];
   __shared__ float warp_sums[32];
+  Four *const row = shared, *const weights = shared + a.width / 4;
   pdl_launch();
+  for (int n = threadIdx.x; n < a.width / 4; n += blockDim.x) weights[n] = reinterpret_cast<const Four*>(a.w)[n];
   pdl_wait();
   bf16* h = a.h + static_cast<int64_t>(blockIdx.x) * a.width;
   float squares = 0;
@@ -67,7 +77,7 @@ __global__ void __launch_bounds__(1024) add_norm_kernel(const Norm a) {
   for (int i = 0; i < static_cast<int>(blockDim.x) / 32; ++i) total += warp_sums[i];
   const float scale = 1 / sqrtf(total / static_cast<float>(a.width) + a.eps);
   for (int n = threadIdx.x * 4; n < a.width; n += blockDim.x * 4) {
-    const Four w = *reinterpret_cast<const Four*>(a.w + n);
+    const Four w = weights[n / 4];
     Four values = row[n / 4];
     for (int i = 0; i < 4; ++i)
       values.v[i] = __float2bfloat16(rounded(__bfloat162float(values.v[i]) * scale) * __bfloat162float(w.v[i]));
@@ -79,45 +89,47 @@ struct alignas(4) Two {
   bf16 v[2];
 };
 
-// A warp a head of q, k or v of one row; two pairs of values a lane at a time.
+// A warp a head of q, k or v of one row; two pairs of values a lane.
 __global__ void __launch_bounds__(128) rope_append_kernel(const Attention a, const Partials qkv, const bf16* bias) {
   pdl_launch();
-  pdl_wait();
   const int heads = a.heads + 2 * a.kv_heads, half = a.head_dim / 2;
   const int item = blockIdx.x * 4 + threadIdx.x / 32, b = item / heads, head = item % heads;
-  if (b >= a.rows) return;
+  const int i = threadIdx.x % 32 * 2;  // of head_dim / 2, which is 64 at most
+  if (b >= a.rows || i >= half) return pdl_wait();
   const int kv_head = (head - a.heads) % a.kv_heads;
   const bool value = head >= a.heads + a.kv_heads;
   const int slot = a.slots[b];
-  const float* cos_sin = a.cos_sin + static_cast<int64_t>(b) * a.head_dim;
+  const float* cos_sin = a.cos_sin + static_cast<int64_t>(b) * a.head_dim + i;
+  const float2 c2 = *reinterpret_cast<const float2*>(cos_sin), s2 = *reinterpret_cast<const float2*>(cos_sin + half);
   bf16* const cache = a.kv + ((static_cast<int64_t>(slot / kKvPageTokens) * 2 + value) * a.kv_heads + kv_head) *
                                  kKvPageTokens * a.head_dim;
-  for (int i = threadIdx.x % 32 * 2; i < half; i += 64) {
-    // Places of the pairs' halves; of v, whose order is plain, simply two places.
-    const int places[2] = {static_cast<int>(paired_row(i, 0)), static_cast<int>(paired_row(i, 1))};
-    float x[2][2];
-    for (int j = 0; j < 2; ++j) {
-      const int n = head * a.head_dim + places[j];
-      float2 sum = sum_partials<float2>(qkv, b, n);
-      if (bias != nullptr) {
-        const Two add = *reinterpret_cast<const Two*>(bias + n);
-        sum.x += __bfloat162float(add.v[0]);
-        sum.y += __bfloat162float(add.v[1]);
-      }
-      x[j][0] = rounded(sum.x);
-      x[j][1] = rounded(sum.y);
-    }
-    Two y[2];
-    for (int k = 0; k < 2; ++k) {
-      const float c = cos_sin[i + k], s = cos_sin[half + i + k];
-      y[0].v[k] = __float2bfloat16(value ? x[0][k] : rounded(x[0][k] * c) - rounded(x[1][k] * s));
-      y[1].v[k] = __float2bfloat16(value ? x[1][k] : rounded(x[1][k] * c) + rounded(x[0][k] * s));
-    }
-    for (int j = 0; j < 2; ++j) {
-      bf16* to = head < a.heads ? a.q + (static_cast<int64_t>(b) * a.heads + head) * a.head_dim + places[j]
-                                : cache + kv_offset(slot % kKvPageTokens, places[j]);
-      *reinterpret_cast<Two*>(to) = y[j];
-    }
+  // Places of the pairs' halves; of v, whose order is plain, simply two places.
+  const int places[2] = {static_cast<int>(paired_row(i, 0)), static_cast<int>(paired_row(i, 1))};
+  const int n = head * a.head_dim;
+  Two add[2] = {};
+  if (bias != nullptr)
+    for (int j = 0; j < 2; ++j) add[j] = *reinterpret_cast<const Two*>(bias + n + places[j]);
+  pdl_wait();
+  float2 x[2];
+  for (int j = 0; j < 2; ++j) x[j] = sum_partials<float2>(qkv, b, n + places[j]);
+  for (int j = 0; j < 2; ++j) {
+    x[j].x = rounded(x[j].x + __bfloat162float(add[j].v[0]));
+    x[j].y = rounded(x[j].y + __bfloat162float(add[j].v[1]));
+  }
+  const auto turn = [](float a, float b, float c, float s) {
+    return __float2bfloat16(rounded(a * c) + rounded(b * s));
+  };
+  Two y[2];
+  if (value) {
+    for (int j = 0; j < 2; ++j) y[j] = {__float2bfloat16(x[j].x), __float2bfloat16(x[j].y)};
+  } else {
+    y[0] = {turn(x[0].x, -x[1].x, c2.x, s2.x), turn(x[0].y, -x[1].y, c2.y, s2.y)};
+    y[1] = {turn(x[1].x, x[0].x, c2.x, s2.x), turn(x[1].y, x[0].y, c2.y, s2.y)};
+  }
+  for (int j = 0; j < 2; ++j) {
+    bf16* to = head < a.heads ? a.q + (static_cast<int64_t>(b) * a.heads + head) * a.head_dim + places[j]
+                              : cache + kv_offset(slot % kKvPageTokens, places[j]);
+    *reinterpret_cast<Two*>(to) = y[j];
   }
 }
 
@@ -125,7 +137,7 @@ __global__ void __launch_bounds__(128) rope_append_kernel(const Attention a, con
 
 void add_norm(Stream stream, const Norm& a) {
   const dim3 threads(std::min(1024, (a.width / 4 + 31) / 32 * 32));
-  const size_t shared = static_cast<size_t>(a.width) * sizeof(bf16);
+  const size_t shared = 2 * static_cast<size_t>(a.width) * sizeof(bf16);
   if (a.partials.data == nullptr) {  // the first of a step: after everything before it
     add_norm_kernel<<<a.rows, threads, shared, stream>>>(a);
     check_launch("decode: norm");
