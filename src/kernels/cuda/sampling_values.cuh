@@ -5,11 +5,11 @@
 
 namespace saccade::cuda {
 
-// Keys are ordered as the values, and -0 is 0. NaN comes first.
-inline constexpr uint32_t kInfinityKey = 0xff800000, kMinusInfinityKey = 0x007fffff;
+// Keys are ordered as the values, and -0 is 0; 0 is below all of them. NaN is not looked for.
+inline constexpr uint32_t kMinusInfinityKey = 0x007fffff;
 __device__ __forceinline__ uint32_t key_of(float x) {
   const uint32_t bits = __float_as_uint(x + 0.0f);
-  return isnan(x) ? ~0u : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  return bits ^ (static_cast<uint32_t>(static_cast<int>(bits) >> 31) | 0x80000000u);
 }
 __device__ __forceinline__ float value_of(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
@@ -71,8 +71,8 @@ struct Weigh {
 
 inline constexpr int kBins = 1024, kBinBits = 10;
 
-// Bins of a range of keys, the highest first. Where exponents vary, equal steps of the value spread tokens best;
-// otherwise, and in ranges too wide for that, bins are keys with the same leading bits.
+// Bins of a range of keys, the highest first, without the last one. Where exponents vary, equal steps of the value
+// spread tokens best; otherwise, and in ranges too wide for that, bins are keys with the same leading bits.
 struct Bins {
   int shift;
   float scale;  // a power of two, or 0: by bits
@@ -81,11 +81,11 @@ struct Bins {
   __device__ Bins(uint32_t low, uint32_t high) {
     const float x = value_of(high), y = value_of(low), range = x - y;
     shift = std::max(0, 32 - kBinBits - __clz(static_cast<int>(high - low)));
-    if ((high >> shift) - (low >> shift) >= kBins) ++shift;
+    if ((high >> shift) - (low >> shift) >= kBins - 1) ++shift;
     top = static_cast<int>(high >> shift);
     scale = 0;
     if (range > 1e-30f && range < 1024 && range * 128 > std::max(fabsf(x), fabsf(y))) {
-      scale = __uint_as_float((__float_as_uint((kBins - 2) / range) & 0x7f800000u));
+      scale = __uint_as_float((__float_as_uint((kBins - 3) / range) & 0x7f800000u));
       top = __float2int_rd(x * scale);
     }
   }
