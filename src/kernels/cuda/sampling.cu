@@ -30,7 +30,7 @@ struct Keys {
   int share, begin;
 };
 
-// Measures the keys that pass keep(id, key), four at a time, and visits them; others count as zero.
+// Measures the keys that pass keep(id, key), four at a time, and visits the four; others count as zero.
 template <class Keep, class Measure, class Visit>
 __device__ __forceinline__ void sweep(Keys keys, Keep keep, Measure measure, Visit visit) {
   for (int i = 0; i < keys.share; i += 4) {
@@ -43,7 +43,8 @@ __device__ __forceinline__ void sweep(Keys keys, Keep keep, Measure measure, Vis
     u64 values[4];
     measure(k, values);
 #pragma unroll
-    for (int u = 0; u < 4; ++u) visit(k[u], kept[u] ? values[u] : 0);
+    for (int u = 0; u < 4; ++u) values[u] = kept[u] ? values[u] : 0;
+    visit(k, values);
   }
 }
 
@@ -58,13 +59,23 @@ struct Histogram {
   __device__ void clear() {
     for (unsigned i = threadIdx.x; i < 2 * kBins; i += blockDim.x) halves[i] = 0;
   }
-  __device__ void add(int bin, u64 value, bool loose) {
-    uint32_t *low = halves + bin + bin / kShare * kShare, *high = low + kShare;
-    const auto low_half = static_cast<uint32_t>(value);
-    const uint32_t sum = atomicAdd(low, low_half) + low_half;
-    const uint32_t high_half = static_cast<uint32_t>(value >> 32) + (sum < low_half);
-    if (high_half != 0) atomicAdd(high, high_half);
-    if (loose) atomicOr(high, 0x80000000u);
+  // Values of zero do nothing.
+  template <int n>
+  __device__ void add(const int (&bins)[n], const u64 (&values)[n], const bool (&loose)[n]) {
+    uint32_t* low[n];
+    uint32_t sums[n];
+#pragma unroll
+    for (int u = 0; u < n; ++u) {
+      low[u] = halves + bins[u] + bins[u] / kShare * kShare;
+      if (values[u] != 0) sums[u] = atomicAdd(low[u], static_cast<uint32_t>(values[u]));
+    }
+#pragma unroll
+    for (int u = 0; u < n; ++u) {
+      const auto half = static_cast<uint32_t>(values[u]);
+      const uint32_t high = static_cast<uint32_t>(values[u] >> 32) + (sums[u] + half < half);
+      if (values[u] != 0 && high != 0) atomicAdd(low[u] + kShare, high);
+      if (values[u] != 0 && loose[u]) atomicOr(low[u] + kShare, 0x80000000u);
+    }
   }
 };
 
@@ -88,30 +99,40 @@ __device__ Border search(Team<kCtas>& team, Histogram<kCtas>& histogram, Keys ke
     u64 lower = 0;
     sweep(
         keys, [&](int, uint32_t k) { return k >= (first ? least : low) && k <= high; }, measure,
-        [&](uint32_t k, u64 value) {
-          if (k < low) lower += value;
-          if (k < low || value == 0) return;
-          bool loose;
-          const int bin = bins.of(k, loose);
-          histogram.add(bin, value, loose);
+        [&](const auto& k, auto& values) {
+          int at[4];
+          bool loose[4];
+#pragma unroll
+          for (int u = 0; u < 4; ++u) {
+            at[u] = bins.of(k[u], loose[u]);
+            if (k[u] >= low) continue;
+            lower += values[u];
+            values[u] = 0;
+          }
+          histogram.add(at, values, loose);
         });
     lower = warp_sum(lower);
-    if (lower != 0 && team.lane == 0) histogram.add(kBins - 1, lower, false);
+    if (team.lane == 0) histogram.add({kBins - 1}, {lower}, {false});
     const uint32_t* shares = team.template gather_share<2 * kShare>(histogram.halves, histogram.shares);
 
     if (team.warp == 0) {
+      struct alignas(4 * std::min(4, kPerLane)) Halves {
+        uint32_t of[kPerLane];
+      };
       u64 values[kPerLane] = {}, own = 0;  // of the lane's bins
       uint32_t loose = 0;
 #pragma unroll
-      for (int j = 0; j < kPerLane; ++j) {
+      for (int c = 0; c < kCtas; ++c) {
+        const auto* halves = reinterpret_cast<const Halves*>(shares + 2 * c * kShare) + team.lane;
+        const Halves low_half = halves[0], high_half = halves[32];
 #pragma unroll
-        for (int c = 0; c < kCtas; ++c) {
-          const uint32_t* low_half = shares + 2 * c * kShare + team.lane * kPerLane + j;
-          values[j] += (u64{low_half[kShare] & 0x7fffffffu} << 32) + *low_half;
-          loose |= low_half[kShare] >> 31 << j;
+        for (int j = 0; j < kPerLane; ++j) {
+          values[j] += (u64{high_half.of[j] & 0x7fffffffu} << 32) + low_half.of[j];
+          loose |= high_half.of[j] >> 31 << j;
         }
-        own += values[j];
       }
+#pragma unroll
+      for (const u64 value : values) own += value;
       team.post({warp_sum(own), 0});
       const u64 sum = team.template collect<false>({}).a;
       if (first) border.rest = target_of(warp_sum(sum));
@@ -157,7 +178,9 @@ __device__ int locate(Team<kCtas>& team, u64* parts, u64* sums, Keys keys, Keep 
                       TargetOf target_of) {
   using T = Team<kCtas>;
   u64 part = 0;
-  sweep(keys, keep, measure, [&](uint32_t, u64 value) { part += value; });
+  sweep(keys, keep, measure, [&](const auto&, const auto& values) {
+    for (const u64 value : values) part += value;
+  });
   parts[threadIdx.x] = part;
   part = warp_sum(part);
   if (team.lane == 0) sums[team.warp] = part;
@@ -199,7 +222,7 @@ __device__ __forceinline__ Pair outermost(Pair v) {
 // Grid (kCtas, R), clusters of (kCtas, 1). The keys of a CTA are in dynamic shared memory, those of a team of one in
 // `workspace`; a lane has `share` of them.
 template <int kCtas, bool kDraws>
-__global__ void __launch_bounds__(Team<kCtas>::kThreads)
+__global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 ? 2 : 1)
     sample_kernel(const float* logits, int vocab, int share, const SampleRow* rows, uint32_t* seen, uint32_t* workspace,
                   int32_t* ids) {
   using T = Team<kCtas>;
@@ -219,18 +242,18 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads)
       (kCtas == 1 ? workspace + int64_t{blockIdx.y} * T::kWarps * length : reinterpret_cast<uint32_t*>(staged)) +
       team.warp * length;
   bool bad = false;
-  constexpr int kAtOnce = 20;  // all of Qwen2.5-VL's
+  constexpr int kAtOnce = 20;                    // all of Qwen2.5-VL's
+  const int given = min(length, vocab - begin);  // the rest of the warp's has key 0
   for (int i = team.lane; i < length; i += 32 * kAtOnce) {
     float x[kAtOnce];
 #pragma unroll
     for (int u = 0; u < kAtOnce; ++u)
-      if (i + 32 * u < length && begin + i + 32 * u < vocab) x[u] = logits[begin + i + 32 * u];
+      if (i + 32 * u < given) x[u] = logits[begin + i + 32 * u];
 #pragma unroll
     for (int u = 0; u < kAtOnce; ++u) {
-      if (i + 32 * u >= length) break;
-      const bool exists = begin + i + 32 * u < vocab;
+      const bool exists = i + 32 * u < given;
       bad |= exists && !(x[u] < INFINITY);
-      staging[i + 32 * u] = exists ? key_of(x[u]) : 0;
+      if (i + 32 * u < length) staging[i + 32 * u] = exists ? key_of(x[u]) : 0;
     }
   }
   __syncwarp();
@@ -265,6 +288,8 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads)
   __syncthreads();
   const Pair none{0, ~u64{0}};
   if (team.warp == 0) team.post(outermost(team.lane < T::kWarps ? tops[team.lane] : none));
+  [[maybe_unused]] double scale = 1.4426950408889634 / static_cast<double>(row.temperature);
+  if constexpr (kDraws) asm volatile("" : "+d"(scale));  // now, while messages are under way
   ends = outermost(team.template collect<true>(none));
   const auto top_key = static_cast<uint32_t>(ends.a >> 32);
   const auto finish = [&](int id) {
@@ -281,7 +306,7 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads)
   if constexpr (kDraws) {
     __shared__ Histogram<kCtas> histogram;
     __shared__ u64 parts[T::kThreads], sums[T::kWarps];
-    const Weigh weigh{value_of(top_key), 1.4426950408889634 / static_cast<double>(row.temperature)};
+    const Weigh weigh{value_of(top_key), scale};
     uint32_t last_key = 1;  // kept: larger keys, and this one up to last_id
     int last_id = vocab;
     u64 ties = 0;       // how many with last_key are kept besides the first,
@@ -316,10 +341,11 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads)
             return __umul64hi(top_p, total) - (top_p * total == 0);
           });
       last_key = border.key;
+      if (!by_mass) continue;
       const uint32_t border_key[] = {border.key};
       u64 weight[1];
       weigh(border_key, weight);
-      cuts = by_mass && border.rest + weight[0] < border.inside;
+      cuts = border.rest + weight[0] < border.inside;
       if (cuts) ties = border.rest / weight[0];
     }
     const auto min_weight = static_cast<u64>(__float2ull_rn(row.min_p * static_cast<float>(kOne)));
@@ -327,7 +353,7 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads)
     for (;; cuts = false) {
       const int id = locate(
           team, parts, sums, keys,
-          [&](int id, uint32_t k) { return k == last_key ? id <= last_id : k > last_key && !cuts; },
+          [&](int id, uint32_t k) { return k + (id <= last_id) > last_key && (k == last_key || !cuts); },
           [&](const auto& k, auto& values) {
             if (!cuts) weigh(k, values);
             for (u64& value : values) value = cuts ? 1 : value >= min_weight ? value : 0;
