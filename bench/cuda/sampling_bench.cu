@@ -69,6 +69,9 @@ void run() {
   Tensor ids(nullptr, DType::kI32, {kMostRows});
   cuda::check(cudaMalloc(&ids.data, ids.bytes()), "cudaMalloc");
 
+  Tensor workspace(nullptr, DType::kU8, {static_cast<int64_t>(cuda::sample_workspace_bytes(kMostRows, kVocab))});
+  if (workspace.bytes() > 0) cuda::check(cudaMalloc(&workspace.data, workspace.bytes()), "cudaMalloc");
+
   struct Case {
     const char* name;
     cuda::SampleRow row;
@@ -101,7 +104,7 @@ void run() {
       for (const Tensor& logits : {peaked, flat, floats})
         fmt::print(" {:>7.2f}", median_us(stream, [&] {
                      cuda::sample(stream, logits.slice(0, r), static_cast<const cuda::SampleRow*>(params.data), seen,
-                                  row.temperature == 0, {}, ids.slice(0, r));
+                                  row.temperature == 0, workspace, ids.slice(0, r));
                    }));
     }
     fmt::print("\n");

@@ -24,26 +24,27 @@ namespace {
 
 constexpr int64_t kMaxVocab = 1 << 18;  // the sum of that many weights leaves the top bit free
 
-// Weighs the keys at start, start + step, ... < stop that pass keep(id, key), four at a time, and visits them; others
-// count as zero.
-template <class Key, class Keep, class Measure, class Visit>
-__device__ __forceinline__ void sweep(int start, int step, int stop, Key key, Keep keep, Measure measure, Visit visit) {
-  constexpr int kAtOnce = 4;
-  for (int id = start; __any_sync(kAll, id < stop); id += kAtOnce * step) {
-    uint32_t keys[kAtOnce];
-    bool kept[kAtOnce], any = false;
+// The keys of a lane: `share` neighbours in memory, a multiple of four, for ids from `begin` on.
+struct Keys {
+  uint32_t* at;
+  int share, begin;
+};
+
+// Measures the keys that pass keep(id, key), four at a time, and visits the four; others count as zero.
+template <class Keep, class Measure, class Visit>
+__device__ __forceinline__ void sweep(Keys keys, Keep keep, Measure measure, Visit visit) {
+  for (int i = 0; i < keys.share; i += 4) {
+    const uint4 loaded = *reinterpret_cast<const uint4*>(keys.at + i);
+    const uint32_t k[] = {loaded.x, loaded.y, loaded.z, loaded.w};
+    bool kept[4], any = false;
 #pragma unroll
-    for (int u = 0; u < kAtOnce; ++u) {
-      const int at = id + u * step;
-      keys[u] = at < stop ? key(at) : 0;
-      kept[u] = at < stop && keep(at, keys[u]);
-      any |= kept[u];
-    }
+    for (int u = 0; u < 4; ++u) any |= kept[u] = keep(keys.begin + i + u, k[u]);
     if (!__any_sync(kAll, any)) continue;
-    u64 values[kAtOnce];
-    measure(keys, values);
+    u64 values[4];
+    measure(k, values);
 #pragma unroll
-    for (int u = 0; u < kAtOnce; ++u) visit(keys[u], kept[u] ? values[u] : 0);
+    for (int u = 0; u < 4; ++u) values[u] = kept[u] ? values[u] : 0;
+    visit(k, values);
   }
 }
 
@@ -58,20 +59,23 @@ struct Histogram {
   __device__ void clear() {
     for (unsigned i = threadIdx.x; i < 2 * kBins; i += blockDim.x) halves[i] = 0;
   }
-  __device__ void add(int bin, u64 value, bool loose) {
-    uint32_t *low = halves + bin + bin / kShare * kShare, *high = low + kShare;
-    const auto low_half = static_cast<uint32_t>(value);
-    const uint32_t sum = atomicAdd(low, low_half) + low_half;
-    const uint32_t high_half = static_cast<uint32_t>(value >> 32) + (sum < low_half);
-    if (high_half != 0) atomicAdd(high, high_half);
-    if (loose) atomicOr(high, 0x80000000u);
-  }
-};
-
-struct Add {
-  template <class Pair>
-  __device__ Pair operator()(Pair x, Pair y) const {
-    return {x.a + y.a, x.b + y.b};
+  // Values of zero do nothing.
+  template <int n>
+  __device__ void add(const int (&bins)[n], const u64 (&values)[n], const bool (&loose)[n]) {
+    uint32_t* low[n];
+    uint32_t sums[n];
+#pragma unroll
+    for (int u = 0; u < n; ++u) {
+      low[u] = halves + bins[u] + bins[u] / kShare * kShare;
+      if (values[u] != 0) sums[u] = atomicAdd(low[u], static_cast<uint32_t>(values[u]));
+    }
+#pragma unroll
+    for (int u = 0; u < n; ++u) {
+      const auto half = static_cast<uint32_t>(values[u]);
+      const uint32_t high = static_cast<uint32_t>(values[u] >> 32) + (sums[u] + half < half);
+      if (values[u] != 0 && high != 0) atomicAdd(low[u] + kShare, high);
+      if (values[u] != 0 && loose[u]) atomicOr(low[u] + kShare, 0x80000000u);
+    }
   }
 };
 
@@ -82,64 +86,83 @@ struct Border {
 };
 
 // The largest key with which the measure of it and of larger ones exceeds target_of(measure of all); it lies in
-// [low, high], and no key is above `high`. All of them: the keys of [begin, end), the warp's segment, that are not
-// below `least`. The histogram is zero before and after.
-template <int kCtas, class Key, class Measure, class TargetOf>
-__device__ Border search(Team<kCtas>& team, Histogram<kCtas>& histogram, int begin, int end, Key key, uint32_t least,
-                         uint32_t low, uint32_t high, Measure measure, TargetOf target_of) {
-  using T = Team<kCtas>;
-  constexpr int kOwn = kBins / T::kSegments;  // bins that a warp adds up over the CTAs
-  static_assert(kOwn <= 32);
+// [low, high], and no key is above `high`. All of them: the keys that are not below `least`.
+template <int kCtas, class Measure, class TargetOf>
+__device__ Border search(Team<kCtas>& team, Histogram<kCtas>& histogram, Keys keys, uint32_t least, uint32_t low,
+                         uint32_t high, Measure measure, TargetOf target_of) {
+  constexpr int kShare = Histogram<kCtas>::kShare, kPerLane = kShare / 32;
   Border border{};
   for (bool first = true; first || low != high; first = false) {
     const Bins bins(low, high);
-    __syncthreads();  // the histogram is clear
-    u64 all = 0;
-    const auto keep = [&](int, uint32_t k) { return k >= (first ? least : low) && k <= high; };
-    sweep(begin + team.lane, 32, end, key, keep, measure, [&](uint32_t k, u64 value) {
-      all += value;
-      if (k < low || value == 0) return;
-      bool loose;
-      const int bin = bins.of(k, loose);
-      histogram.add(bin, value, loose);
-    });
-    constexpr int kShare = Histogram<kCtas>::kShare;
+    histogram.clear();
+    __syncthreads();
+    u64 lower = 0;
+    sweep(
+        keys, [&](int, uint32_t k) { return k >= (first ? least : low) && k <= high; }, measure,
+        [&](const auto& k, auto& values) {
+          int at[4];
+          bool loose[4];
+#pragma unroll
+          for (int u = 0; u < 4; ++u) {
+            at[u] = bins.of(k[u], loose[u]);
+            if (k[u] >= low) continue;
+            lower += values[u];
+            values[u] = 0;
+          }
+          histogram.add(at, values, loose);
+        });
+    lower = warp_sum(lower);
+    if (team.lane == 0) histogram.add({kBins - 1}, {lower}, {false});
     const uint32_t* shares = team.template gather_share<2 * kShare>(histogram.halves, histogram.shares);
 
-    u64 value = 0;  // of the lane's bin
-    uint32_t loose = 0;
-    for (int c = team.lane / kOwn; c < kCtas; c += 32 / kOwn) {
-      const uint32_t* low_half = shares + 2 * c * kShare + team.warp * kOwn + team.lane % kOwn;
-      value += (u64{low_half[kShare] & 0x7fffffffu} << 32) + *low_half;
-      loose |= low_half[kShare] >> 31;
-    }
+    if (team.warp == 0) {
+      struct alignas(4 * std::min(4, kPerLane)) Halves {
+        uint32_t of[kPerLane];
+      };
+      u64 values[kPerLane] = {}, own = 0;  // of the lane's bins
+      uint32_t loose = 0;
 #pragma unroll
-    for (int other = kOwn; other < 32; other *= 2) {
-      value += __shfl_xor_sync(kAll, value, other);
-      loose |= __shfl_xor_sync(kAll, loose, other);
-    }
-    if (team.lane >= kOwn) value = 0;
-    const auto sums = team.exchange({warp_sum(value), warp_sum(all)}, Add{});
-
-    if (first) border.rest = target_of(warp_sum(sums.cta.b));
-    const Place cta = first_beyond(sums.cta.a, border.rest);
-    if (cta.lane == team.cta) {
-      const Place warp = first_beyond(sums.warp.a, border.rest - cta.before);
-      if (warp.lane == team.warp) {
-        const Place bin = first_beyond(value, border.rest - cta.before - warp.before);
-        team.tell({cta.before + warp.before + bin.before, __shfl_sync(kAll, value, bin.lane)},
-                  {static_cast<u64>(team.segment * kOwn + bin.lane), __shfl_sync(kAll, loose, bin.lane)});
+      for (int c = 0; c < kCtas; ++c) {
+        const auto* halves = reinterpret_cast<const Halves*>(shares + 2 * c * kShare) + team.lane;
+        const Halves low_half = halves[0], high_half = halves[32];
+#pragma unroll
+        for (int j = 0; j < kPerLane; ++j) {
+          values[j] += (u64{high_half.of[j] & 0x7fffffffu} << 32) + low_half.of[j];
+          loose |= high_half.of[j] >> 31 << j;
+        }
+      }
+#pragma unroll
+      for (const u64 value : values) own += value;
+      team.post({warp_sum(own), 0});
+      const u64 sum = team.template collect<false>({}).a;
+      if (first) border.rest = target_of(warp_sum(sum));
+      const Place cta = first_beyond(sum, border.rest);
+      if (cta.lane == team.cta) {
+        const Place lane = first_beyond(own, border.rest - cta.before);
+        u64 rest = border.rest - cta.before - lane.before, inside = 0;
+        int bin = 0;
+        bool passed = false;
+#pragma unroll
+        for (int j = 0; j < kPerLane; ++j) {
+          if (passed) continue;
+          inside = values[j];
+          bin = j;
+          passed = rest < inside;
+          if (!passed) rest -= inside;
+        }
+        team.tell({__shfl_sync(kAll, rest, lane.lane), __shfl_sync(kAll, inside, lane.lane)},
+                  {static_cast<u64>(team.cta * kShare + lane.lane * kPerLane + __shfl_sync(kAll, bin, lane.lane)),
+                   __shfl_sync(kAll, loose >> bin & 1, lane.lane)});
       }
     }
-    histogram.clear();
     const auto* note = team.told();
-    border.rest -= note[0].a;
+    border.rest = note[0].a;
     border.inside = note[0].b;
     const int bin = static_cast<int>(note[1].a);
     const uint32_t base = bins.lowest(bin);
     if (note[1].b != 0) {
-      low = std::max(low, base);
-      if (bin > 0) high = std::min(high, bins.lowest(bin - 1) - 1);
+      low = max(low, base);
+      if (bin > 0) high = min(high, bins.lowest(bin - 1) - 1);
     } else {
       low = high = base;
     }
@@ -149,178 +172,196 @@ __device__ Border search(Team<kCtas>& team, Histogram<kCtas>& histogram, int beg
 }
 
 // The first id with which the measure of kept keys, summed in the order of ids, exceeds target_of(measure of all): in
-// the warp that owns it, -1 in others.
-template <int kCtas, class Key, class Keep, class Measure, class TargetOf>
-__device__ int locate(Team<kCtas>& team, int begin, int end, Key key, Keep keep, Measure measure, TargetOf target_of) {
+// the first warp of the CTA that has it, -1 elsewhere.
+template <int kCtas, class Keep, class Measure, class TargetOf>
+__device__ int locate(Team<kCtas>& team, u64* parts, u64* sums, Keys keys, Keep keep, Measure measure,
+                      TargetOf target_of) {
   using T = Team<kCtas>;
-  const auto sum_of = [&](int start, int step, int stop) {
-    u64 sum = 0;
-    sweep(start, step, stop, key, keep, measure, [&](uint32_t, u64 value) { sum += value; });
-    return sum;
-  };
-  // In shared memory, lanes read neighbouring ids from the start; an odd number of them has no bank conflicts.
-  int share = (end - begin + 31) / 32 | 1;
-  const auto sum_part = [&] {
-    const int from = begin + team.lane * share;
-    return sum_of(from, 1, min(from + share, end));
-  };
-  u64 part = kCtas > 1 ? sum_part() : sum_of(begin + team.lane, 32, end);
-  const auto sums = team.exchange({warp_sum(part), 0}, Add{});
-  u64 target = target_of(warp_sum(sums.cta.a));
-  const Place cta = first_beyond(sums.cta.a, target);
+  u64 part = 0;
+  sweep(keys, keep, measure, [&](const auto&, const auto& values) {
+    for (const u64 value : values) part += value;
+  });
+  parts[threadIdx.x] = part;
+  part = warp_sum(part);
+  if (team.lane == 0) sums[team.warp] = part;
+  __syncthreads();
+  if (team.warp != 0) return -1;
+  const u64 own = team.lane < T::kWarps ? sums[team.lane] : 0;
+  team.post({warp_sum(own), 0});
+  const u64 sum = team.template collect<false>({}).a;
+  u64 target = target_of(warp_sum(sum));
+  const Place cta = first_beyond(sum, target);
   if (cta.lane != team.cta) return -1;
-  const Place warp = first_beyond(sums.warp.a, target - cta.before);
-  if (warp.lane != team.warp) return -1;
-  target -= cta.before + warp.before;
-  if constexpr (kCtas == 1) part = sum_part();
-  while (true) {
-    const Place place = first_beyond(part, target);
-    target -= place.before;
-    begin += place.lane * share;
-    end = min(begin + share, end);
-    if (share == 1) return begin;
-    share = (share + 31) / 32;
-    part = sum_part();
+  const Place warp = first_beyond(own, target -= cta.before);
+  const Place lane = first_beyond(parts[warp.lane * 32 + team.lane], target -= warp.before);
+  target -= lane.before;
+  const int skipped = (warp.lane * 32 + lane.lane) * keys.share;  // this warp is the first one
+  for (int i = team.lane;; i += 32) {
+    const int id = keys.begin + skipped - team.lane * keys.share + i;
+    const uint32_t k[] = {i < keys.share ? keys.at[skipped - team.lane * keys.share + i] : 0};
+    u64 value[1];
+    measure(k, value);
+    if (!keep(id, k[0])) value[0] = 0;
+    const u64 all = warp_sum(value[0]);
+    if (target < all) return __shfl_sync(kAll, id, first_beyond(value[0], target).lane);
+    target -= all;
   }
 }
 
 __device__ __noinline__ float penalise(float x, float penalty) { return x < 0 ? x * penalty : x / penalty; }
 
-// Grid (kCtas, R), clusters of (kCtas, 1). Dynamic shared memory: the keys of a CTA's segments, for teams that draw.
+// Of a: the largest upper half, and among those the largest lower half. Of b: the least of either half.
+template <class Pair>
+__device__ __forceinline__ Pair outermost(Pair v) {
+  const auto high = static_cast<uint32_t>(v.a >> 32), most = __reduce_max_sync(kAll, high);
+  return {u64{most} << 32 | __reduce_max_sync(kAll, high == most ? static_cast<uint32_t>(v.a) : 0),
+          u64{__reduce_min_sync(kAll, static_cast<uint32_t>(v.b >> 32))} << 32 |
+              __reduce_min_sync(kAll, static_cast<uint32_t>(v.b))};
+}
+
+// Grid (kCtas, R), clusters of (kCtas, 1). The keys of a CTA are in dynamic shared memory, those of a team of one in
+// `workspace`; a lane has `share` of them.
 template <int kCtas, bool kDraws>
 __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 ? 2 : 1)
-    sample_kernel(const float* logits, int vocab, const SampleRow* rows, uint32_t* seen, int32_t* ids) {
+    sample_kernel(const float* logits, int vocab, int share, const SampleRow* rows, uint32_t* seen, uint32_t* workspace,
+                  int32_t* ids) {
   using T = Team<kCtas>;
-  constexpr bool kStaged = kDraws && kCtas > 1;
-  extern __shared__ uint32_t staged[];
+  using Pair = typename T::Pair;
+  extern __shared__ uint4 staged[];
   __shared__ typename T::Shared shared;
-  __shared__ Histogram<kCtas> histogram;
+  __shared__ Pair tops[T::kWarps];
   T team{shared};
   pdl_launch();
-  if constexpr (kDraws) histogram.clear();
   team.start();
   pdl_wait();
 
   const SampleRow row = rows[blockIdx.y];
   logits += int64_t{blockIdx.y} * vocab;
-  uint32_t* const seen_bits = row.seen_row < 0 ? nullptr : seen + int64_t{row.seen_row} * ((vocab + 31) / 32);
-  const float penalty = seen_bits == nullptr ? 1 : row.repetition_penalty;
-  const int length = (vocab + T::kSegments - 1) / T::kSegments;
-  const int begin = min(team.segment * length, vocab), end = min(begin + length, vocab);
-  const int first = team.cta * T::kWarps * length;  // of this CTA
-
-  const auto penalised = [&](float x, uint32_t word, int id) {
-    return (word >> id % 32 & 1) == 0 ? x : penalise(x, penalty);
-  };
-  const auto key = [&](int id) {
-    if constexpr (kStaged) return staged[id - first];
-    return key_of(penalised(logits[id], penalty == 1 ? 0 : seen_bits[id / 32], id));
-  };
-
-  u64 random = 0;
-  if constexpr (kDraws) random = philox(row.seed, row.position);  // while logits come
-  uint32_t most = 0, best = kAll;
-  constexpr int kAtOnce = 8;
-  for (int id = begin + team.lane; id < end; id += 32 * kAtOnce) {
+  const int length = 32 * share, begin = (team.cta * T::kWarps + team.warp) * length;  // of the warp
+  uint32_t* const staging =
+      (kCtas == 1 ? workspace + int64_t{blockIdx.y} * T::kWarps * length : reinterpret_cast<uint32_t*>(staged)) +
+      team.warp * length;
+  bool bad = false;
+  constexpr int kAtOnce = 20;                    // all of Qwen2.5-VL's
+  const int given = min(length, vocab - begin);  // the rest of the warp's has key 0
+  for (int i = team.lane; i < length; i += 32 * kAtOnce) {
     float x[kAtOnce];
-    uint32_t words[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u)
+      if (i + 32 * u < given) x[u] = logits[begin + i + 32 * u];
 #pragma unroll
     for (int u = 0; u < kAtOnce; ++u) {
-      const int at = min(id + 32 * u, end - 1);
-      x[u] = logits[at];
-      words[u] = penalty == 1 ? 0 : seen_bits[at / 32];
-    }
-#pragma unroll
-    for (int u = 0; u < kAtOnce; ++u) {
-      const int at = min(id + 32 * u, end - 1);
-      const uint32_t k = key_of(penalised(x[u], words[u], at));
-      if constexpr (kStaged) staged[at - first] = k;
-      if (id + 32 * u < end && k > most) {
-        most = k;
-        best = static_cast<uint32_t>(at);
-      }
+      const bool exists = i + 32 * u < given;
+      bad |= exists && !(x[u] < INFINITY);
+      if (i + 32 * u < length) staging[i + 32 * u] = exists ? key_of(x[u]) : 0;
     }
   }
-  if constexpr (kStaged) __syncwarp();
-  const uint32_t warp_most = __reduce_max_sync(kAll, most);
-  best = __reduce_min_sync(kAll, most == warp_most ? best : kAll);
-  // The largest key with its id, and the least of the warps' and of the lanes' largest keys.
-  using Pair = typename T::Pair;
-  const auto outermost = [](Pair x, Pair y) -> Pair {
-    const u64 warps = min(x.b >> 32, y.b >> 32), lanes = min(static_cast<uint32_t>(x.b), static_cast<uint32_t>(y.b));
-    return {max(x.a, y.a), warps << 32 | lanes};
-  };
-  Pair ends =
-      team.exchange({u64{warp_most} << 32 | ~best, u64{warp_most} << 32 | __reduce_min_sync(kAll, most)}, outermost)
-          .cta;
-  if (team.lane >= kCtas) ends.b = ~u64{0};
+  __syncwarp();
+  uint32_t* const seen_bits = row.seen_row < 0 ? nullptr : seen + int64_t{row.seen_row} * ((vocab + 31) / 32);
+  if (seen_bits != nullptr && row.repetition_penalty != 1) {
+    for (int i = team.lane; i < share && begin + 32 * i < vocab; i += 32)
+      for (uint32_t word = seen_bits[begin / 32 + i]; word != 0; word &= word - 1) {
+        uint32_t& key = staging[32 * i + __ffs(static_cast<int>(word)) - 1];
+        const float x = penalise(value_of(key), row.repetition_penalty);
+        bad |= !(x < INFINITY);
+        key = key_of(x);
+      }
+    __syncwarp();
+  }
+
+  const Keys keys{staging + team.lane * share, share, begin + team.lane * share};
+  uint32_t most = 0, best = 0;
+  for (int i = 0; i < share; i += 4) {
+    const uint4 k = *reinterpret_cast<const uint4*>(keys.at + i);
+    const uint32_t four[] = {k.x, k.y, k.z, k.w};
 #pragma unroll
-  for (int other = 16; other > 0; other /= 2)
-    ends = outermost(ends, {__shfl_xor_sync(kAll, ends.a, other), __shfl_xor_sync(kAll, ends.b, other)});
-  const auto top_key = static_cast<uint32_t>(ends.a >> 32), top_id = ~static_cast<uint32_t>(ends.a);
+    for (int u = 0; u < 4; ++u)
+      if (four[u] > most) {
+        most = four[u];
+        best = static_cast<uint32_t>(keys.begin + i + u);
+      }
+  }
+  // The largest key with its id, all bits for bad ones; and the least of the warps' and of the lanes' largest keys.
+  Pair ends = outermost(Pair{u64{bad ? kAll : most} << 32 | ~best, u64{most}});
+  ends.b = ends.a & 0xffffffff00000000u | static_cast<uint32_t>(ends.b);
+  if (team.lane == 0) tops[team.warp] = ends;
+  __syncthreads();
+  const Pair none{0, ~u64{0}};
+  if (team.warp == 0) team.post(outermost(team.lane < T::kWarps ? tops[team.lane] : none));
+  [[maybe_unused]] double scale = 1.4426950408889634 / static_cast<double>(row.temperature);
+  if constexpr (kDraws) asm volatile("" : "+d"(scale));  // now, while messages are under way
+  ends = outermost(team.template collect<true>(none));
+  const auto top_key = static_cast<uint32_t>(ends.a >> 32);
   const auto finish = [&](int id) {
     if (team.lane != 0) return;
     ids[blockIdx.y] = id;
     if (seen_bits != nullptr && id >= 0) seen_bits[id / 32] |= 1u << id % 32;
   };
-  const bool bad = top_key >= kInfinityKey || top_key <= kMinusInfinityKey;
+  bad = top_key == kAll || top_key <= kMinusInfinityKey;
   if (!kDraws || bad || row.temperature == 0) {
-    if (team.segment == 0) finish(bad ? -1 : static_cast<int>(top_id));
+    if (team.cta == 0 && team.warp == 0) finish(bad ? -1 : static_cast<int>(~static_cast<uint32_t>(ends.a)));
     return;
   }
 
   if constexpr (kDraws) {
-    const Weigh weigh{value_of(top_key), 1.4426950408889634 / static_cast<double>(row.temperature)};
-    uint32_t last_key = 0;  // kept: larger keys, and this one up to last_id
+    __shared__ Histogram<kCtas> histogram;
+    __shared__ u64 parts[T::kThreads], sums[T::kWarps];
+    const Weigh weigh{value_of(top_key), scale};
+    uint32_t last_key = 1;  // kept: larger keys, and this one up to last_id
     int last_id = vocab;
     u64 ties = 0;       // how many with last_key are kept besides the first,
     bool cuts = false;  // where that is not all
 #pragma unroll 1
     for (const bool by_mass : {false, true}) {
       if (by_mass ? row.top_p >= 1 : row.top_k <= 0 || row.top_k >= vocab) continue;
-      const double top_p = row.top_p;
       uint32_t low = kMinusInfinityKey;
       if (by_mass) {
         // What is lighter than (1 - top_p) / 2V is not reached, see engine/sampler.cpp; half of that for logf's sake.
-        const float negligible = logf((1 - row.top_p) / (4.0f * static_cast<float>(vocab))) * row.temperature;
+        const float negligible = __logf((1 - row.top_p) / (4.0f * static_cast<float>(vocab))) * row.temperature;
         low = max(last_key, key_of(value_of(top_key) + negligible));
-      } else if (row.top_k <= T::kSegments) {
-        // Every segment, and below every lane, has a key that is not below the least of their largest.
+      } else if (row.top_k <= kCtas * T::kWarps) {
+        // Every warp, and below every lane, has a key that is not below the least of their largest.
         low = max(low, static_cast<uint32_t>(ends.b >> 32));
-      } else if (row.top_k <= 32 * T::kSegments) {
+      } else if (row.top_k <= kCtas * T::kThreads) {
         low = max(low, static_cast<uint32_t>(ends.b));
       }
       const Border border = search(
-          team, histogram, begin, end, key, by_mass ? last_key : low, low, top_key,
-          [&](const auto& keys, auto& values) {
+          team, histogram, keys, by_mass ? last_key : low, low, top_key,
+          [&](const auto& k, auto& values) {
             if (by_mass) {
-              weigh(keys, values);
+              weigh(k, values);
             } else {
               for (u64& value : values) value = 1;
             }
           },
           [&](u64 total) {
-            const u64 limit = by_mass ? static_cast<u64>(ceil(top_p * static_cast<double>(total))) : row.top_k;
-            return max(limit, u64{1}) - 1;
+            if (!by_mass) return static_cast<u64>(row.top_k) - 1;
+            // What is below top_p * total, exactly.
+            const u64 top_p = __float2ull_rz(row.top_p * 0x1p63f) << 1;
+            return __umul64hi(top_p, total) - (top_p * total == 0);
           });
       last_key = border.key;
+      if (!by_mass) continue;
       const uint32_t border_key[] = {border.key};
       u64 weight[1];
       weigh(border_key, weight);
-      cuts = by_mass && border.rest + weight[0] < border.inside;
+      cuts = border.rest + weight[0] < border.inside;
       if (cuts) ties = border.rest / weight[0];
     }
-    const auto min_weight = static_cast<u64>(rint(static_cast<double>(row.min_p) * kOne));
+    const auto min_weight = static_cast<u64>(__float2ull_rn(row.min_p * static_cast<float>(kOne)));
 #pragma unroll 1
     for (;; cuts = false) {
       const int id = locate(
-          team, begin, end, key,
-          [&](int id, uint32_t k) { return k == last_key ? id <= last_id : k > last_key && !cuts; },
-          [&](const auto& keys, auto& values) {
-            if (!cuts) weigh(keys, values);
+          team, parts, sums, keys,
+          [&](int id, uint32_t k) { return k + (id <= last_id) > last_key && (k == last_key || !cuts); },
+          [&](const auto& k, auto& values) {
+            if (!cuts) weigh(k, values);
             for (u64& value : values) value = cuts ? 1 : value >= min_weight ? value : 0;
           },
-          [&](u64 total) { return cuts ? ties : __umul64hi(random << 11, total); });  // floor(uniform * total)
+          [&](u64 total) {
+            if (cuts) return ties;
+            return __umul64hi(philox(row.seed, row.position) << 11, total);  // floor(uniform * total)
+          });
       if (!cuts) {
         if (id >= 0) finish(id);
         return;
@@ -331,17 +372,22 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 ? 2 : 1)
   }
 }
 
+// Keys of a lane: a multiple of four, so that a warp's ids are whole words of bitmaps.
+int share_of(int64_t vocab, int lanes) { return static_cast<int>((vocab + 4 * lanes - 1) / (4 * lanes) * 4); }
+
 template <int kCtas, bool kDraws>
-void launch(Stream stream, const Tensor& logits, const SampleRow* rows, const Tensor& seen, const Tensor& ids) {
+void launch(Stream stream, const Tensor& logits, const SampleRow* rows, const Tensor& seen, const Tensor& workspace,
+            const Tensor& ids) {
   using T = Team<kCtas>;
   const int64_t vocab = logits.dim(1);
+  const int share = share_of(vocab, kCtas * T::kThreads);
   const auto kernel = sample_kernel<kCtas, kDraws>;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(kCtas, static_cast<unsigned>(logits.dim(0)));
   config.blockDim = dim3(T::kThreads);
   config.stream = stream;
-  if (kDraws && kCtas > 1) {
-    config.dynamicSmemBytes = static_cast<size_t>((vocab + T::kSegments - 1) / T::kSegments * T::kWarps) * 4;
+  if (kCtas > 1) {
+    config.dynamicSmemBytes = static_cast<size_t>(T::kThreads * share) * sizeof(uint32_t);
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(config.dynamicSmemBytes)),
           "sample");
@@ -356,24 +402,28 @@ void launch(Stream stream, const Tensor& logits, const SampleRow* rows, const Te
   config.numAttrs = kCtas > 1 ? 2 : 1;
   if (kCtas > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "sample");
   check(cudaLaunchKernelEx(&config, kernel, static_cast<const float*>(logits.as<float>()), static_cast<int>(vocab),
-                           rows, seen ? reinterpret_cast<uint32_t*>(seen.data) : nullptr, ids.as<int32_t>()),
+                           share, rows, static_cast<uint32_t*>(seen.data), static_cast<uint32_t*>(workspace.data),
+                           ids.as<int32_t>()),
         "sample");
 }
 
 }  // namespace
 
-size_t sample_workspace_bytes(int64_t, int64_t) { return 0; }
+size_t sample_workspace_bytes(int64_t rows, int64_t vocab) {
+  constexpr int kThreads = Team<1>::kThreads;
+  return use_hopper() ? 0 : static_cast<size_t>(rows * kThreads * share_of(vocab, kThreads)) * sizeof(uint32_t);
+}
 
 void sample(Stream stream, const Tensor& logits, const SampleRow* rows, const Tensor& seen, bool all_greedy,
-            const Tensor&, const Tensor& ids) {
+            const Tensor& workspace, const Tensor& ids) {
   CHECK(logits.rank == 2 && ids.dim(0) == logits.dim(0) && logits.dim(1) <= kMaxVocab, "sample: {}", logits.describe());
   if (logits.dim(0) == 0) return;
   const auto run = [&]<int kCtas>(std::integral_constant<int, kCtas>) {
-    all_greedy ? launch<kCtas, false>(stream, logits, rows, seen, ids)
-               : launch<kCtas, true>(stream, logits, rows, seen, ids);
+    all_greedy ? launch<kCtas, false>(stream, logits, rows, seen, workspace, ids)
+               : launch<kCtas, true>(stream, logits, rows, seen, workspace, ids);
   };
   const char* asked = getenv("SAMPLE_CTAS");
-  const int ctas = asked ? atoi(asked) : !use_hopper() ? 1 : logits.dim(0) <= 4 ? 16 : 8;
+  const int ctas = !use_hopper() ? 1 : asked ? atoi(asked) : logits.dim(0) <= 4 ? 16 : 8;
   if (ctas == 16) run(std::integral_constant<int, 16>{});
   if (ctas == 8) run(std::integral_constant<int, 8>{});
   if (ctas == 1) run(std::integral_constant<int, 1>{});

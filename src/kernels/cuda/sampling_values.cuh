@@ -5,11 +5,11 @@
 
 namespace saccade::cuda {
 
-// Keys are ordered as the values, and -0 is 0. NaN comes first.
-inline constexpr uint32_t kInfinityKey = 0xff800000, kMinusInfinityKey = 0x007fffff;
+// Keys are ordered as the values, and -0 is 0; 0 is below all of them. NaN is not looked for.
+inline constexpr uint32_t kMinusInfinityKey = 0x007fffff;
 __device__ __forceinline__ uint32_t key_of(float x) {
   const uint32_t bits = __float_as_uint(x + 0.0f);
-  return isnan(x) ? ~0u : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  return bits ^ (static_cast<uint32_t>(static_cast<int>(bits) >> 31) | 0x80000000u);
 }
 __device__ __forceinline__ float value_of(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
@@ -34,45 +34,59 @@ __device__ inline u64 philox(u64 seed, u64 position) {
 
 inline constexpr double kOne = 0x1p44;  // as a fixed-point weight; none is more
 
-// Weights e^((x - max) / T) of keys, several side by side to hide the latency of each.
+// Weights e^((x - max) / T) of n keys, scale = log2(e) / T. Side by side, to hide the latency of each; not inlined,
+// because inside larger functions ptxas puts them one after the other.
+template <class T, int n>
+struct Several {
+  T of[n];
+};
+template <int n>
+__device__ __noinline__ Several<u64, n> weights_of(Several<uint32_t, n> keys, double max, double scale) {
+  constexpr double kInteger = 0x1.8p52;  // adding it leaves a rounded integer in the low bits
+  // (2^f - 1) / f for |f| <= 1/2, interpolated at the Chebyshev nodes: 2^f to 2^-44.6
+  constexpr double kPower[] = {0.6931471805599453,    0.2402265069581299,     0.055504108664760424,
+                               0.009618129159402558,  0.0013333558179043112,  0.00015403455852453838,
+                               1.525268684626772e-05, 1.3255224878668817e-06, 1.0203121063391729e-07};
+  double f[n], p[n], unit[n];
+  bool counts[n];
+#pragma unroll
+  for (int u = 0; u < n; ++u) {
+    const double y = (static_cast<double>(value_of(keys.of[u])) - max) * scale, whole = y + kInteger;
+    counts[u] = y > -46;
+    unit[u] = __hiloint2double((1023 + 44 + __double2loint(whole)) << 20, 0);  // kOne * 2^whole
+    f[u] = y - (whole - kInteger);
+    // In the order of Estrin, whose chain of dependent products is half as long as Horner's.
+    const double f2 = f[u] * f[u], f4 = f2 * f2;
+    const auto pair = [&](int i) { return fma(kPower[i + 1], f[u], kPower[i]); };
+    p[u] = fma(fma(fma(kPower[8], f2, pair(6)), f2, pair(4)), f4, fma(pair(2), f2, pair(0)));
+  }
+  Several<u64, n> weights;
+#pragma unroll
+  for (int u = 0; u < n; ++u) {
+    p[u] = fma(fma(p[u], f[u], 1.0), unit[u], 0x1p52);
+    weights.of[u] = counts[u] ? __double_as_longlong(p[u]) & ((u64{1} << 52) - 1) : 0;
+  }
+  return weights;
+}
+
 struct Weigh {
-  double max, scale;  // log2(e) / T
+  double max, scale;
 
   template <int n>
-  __device__ __forceinline__ void operator()(const uint32_t (&keys)[n], u64 (&weights)[n]) const {
-    constexpr double kInteger = 0x1.8p52;  // adding it leaves a rounded integer in the low bits
-    // (2^f - 1) / f for |f| <= 1/2, interpolated at the Chebyshev nodes: 2^f to 2^-44.6
-    constexpr double kPower[] = {0.6931471805599453,    0.2402265069581299,     0.055504108664760424,
-                                 0.009618129159402558,  0.0013333558179043112,  0.00015403455852453838,
-                                 1.525268684626772e-05, 1.3255224878668817e-06, 1.0203121063391729e-07};
-    double f[n], p[n], unit[n];
-    bool counts[n];
+  __device__ void operator()(const uint32_t (&keys)[n], u64 (&weights)[n]) const {
+    Several<uint32_t, n> k;
 #pragma unroll
-    for (int u = 0; u < n; ++u) {
-      const double y = (static_cast<double>(value_of(keys[u])) - max) * scale, whole = y + kInteger;
-      counts[u] = y > -46;
-      unit[u] = __hiloint2double((1023 + 44 + __double2loint(whole)) << 20, 0);  // kOne * 2^whole
-      f[u] = y - (whole - kInteger);
-      p[u] = kPower[8];
-    }
+    for (int u = 0; u < n; ++u) k.of[u] = keys[u];
+    const Several<u64, n> w = weights_of(k, max, scale);
 #pragma unroll
-    for (int i = 7; i >= 0; --i)
-#pragma unroll
-      for (int u = 0; u < n; ++u) p[u] = fma(p[u], f[u], kPower[i]);
-#pragma unroll
-    for (int u = 0; u < n; ++u) {
-      p[u] = fma(fma(p[u], f[u], 1.0), unit[u], 0x1p52);
-      weights[u] = counts[u] ? __double_as_longlong(p[u]) & ((u64{1} << 52) - 1) : 0;
-    }
-#pragma unroll
-    for (u64& weight : weights) asm volatile("" : "+l"(weight));  // or each would be computed just before its use
+    for (int u = 0; u < n; ++u) weights[u] = w.of[u];
   }
 };
 
 inline constexpr int kBins = 1024, kBinBits = 10;
 
-// Bins of a range of keys, the highest first. Where exponents vary, equal steps of the value spread tokens best;
-// otherwise, and in ranges too wide for that, bins are keys with the same leading bits.
+// Bins of a range of keys, the highest first, without the last one. Where exponents vary, equal steps of the value
+// spread tokens best; otherwise, and in ranges too wide for that, bins are keys with the same leading bits.
 struct Bins {
   int shift;
   float scale;  // a power of two, or 0: by bits
@@ -81,11 +95,11 @@ struct Bins {
   __device__ Bins(uint32_t low, uint32_t high) {
     const float x = value_of(high), y = value_of(low), range = x - y;
     shift = std::max(0, 32 - kBinBits - __clz(static_cast<int>(high - low)));
-    if ((high >> shift) - (low >> shift) >= kBins) ++shift;
+    if ((high >> shift) - (low >> shift) >= kBins - 1) ++shift;
     top = static_cast<int>(high >> shift);
     scale = 0;
     if (range > 1e-30f && range < 1024 && range * 128 > std::max(fabsf(x), fabsf(y))) {
-      scale = __uint_as_float((__float_as_uint((kBins - 2) / range) & 0x7f800000u));
+      scale = __uint_as_float((__float_as_uint(__fdividef(0.98f * kBins, range)) & 0x7f800000u));
       top = __float2int_rd(x * scale);
     }
   }
@@ -100,7 +114,8 @@ struct Bins {
   }
   __device__ uint32_t lowest(int bin) const {
     const int at = top - bin;
-    return scale == 0 ? static_cast<uint32_t>(at) << shift : key_of(static_cast<float>(at) / scale);
+    return scale == 0 ? static_cast<uint32_t>(at) << shift
+                      : key_of(static_cast<float>(at) * __uint_as_float(0x7f000000u - __float_as_uint(scale)));
   }
 };
 

@@ -1,5 +1,5 @@
-// CTAs of a cluster that work on one thing, with exact sums: what they tell each other goes through shared memory. A
-// team of one CTA needs no clusters and runs on every device.
+// CTAs of a cluster that work on one thing: what they tell each other goes through shared memory. A team of one CTA
+// needs no clusters and runs on every device.
 #pragma once
 
 #include "kernels/cuda/ptx.cuh"
@@ -10,11 +10,13 @@ using u64 = unsigned long long;
 
 inline constexpr unsigned kAll = ~0u;
 
-// Not inlined, as first_beyond: a kernel that runs for a few microseconds waits for its code as much as for its data.
-__device__ __noinline__ u64 warp_sum(u64 v) {
-#pragma unroll
-  for (int other = 16; other > 0; other /= 2) v += __shfl_xor_sync(kAll, v, other);
-  return v;
+// The sum fits in 64 bits.
+__device__ __forceinline__ u64 warp_sum(u64 v) {
+  constexpr uint32_t kPiece = (1u << 27) - 1;  // 32 of them fit a word
+  const u64 low = __reduce_add_sync(kAll, static_cast<uint32_t>(v) & kPiece);
+  const u64 middle = __reduce_add_sync(kAll, static_cast<uint32_t>(v >> 27) & kPiece);
+  const u64 high = __reduce_add_sync(kAll, static_cast<uint32_t>(v >> 54));
+  return low + (middle << 27) + (high << 54);
 }
 
 // The lane with whose value the running sum over lanes first exceeds `target`, which is below the sum of all.
@@ -33,32 +35,30 @@ __device__ __noinline__ Place first_beyond(u64 value, u64 target) {
   return {lane, __shfl_sync(kAll, sum - value, lane)};
 }
 
-// kCtas CTAs, a cluster along x, seen from one warp of one of them. Each warp has a segment of their common work.
+// kCtas CTAs, a cluster along x, seen from one warp of one of them. The first warp of a CTA speaks for it.
 //
 // Nothing waits for a barrier of the cluster, whose release would wait for global memory: messages are remote stores
-// and copies that complete on an mbarrier of the receiver. A buffer is written again only after an exchange() that
-// every warp entered when it had read it.
+// and copies that complete on an mbarrier of the receiver. Threads of a CTA must meet (__syncthreads) between reading
+// what was collected or told and the next post().
 template <int kCtas>
 struct Team {
-  static constexpr int kWarps = kCtas == 8 ? 16 : 32;
+  static constexpr int kWarps = kCtas == 1 ? 32 : 16;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kSegments = kCtas * kWarps;
 
   struct alignas(16) Pair {
     u64 a, b;
   };
   struct Shared {
-    Pair own[2][kWarps], mail[2][kCtas];  // of alternate exchanges
+    Pair mail[2][kCtas];  // of alternate posts
     Pair note[2];
     u64 arrived[4];  // barriers: of either mail, the note, and shares
   };
 
   Shared& shared;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int cta = static_cast<int>(blockIdx.x);
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int segment = cta * kWarps + warp;
-  uint32_t exchanges = 0, notes = 0, shares = 0;  // so far
+  const int cta = static_cast<int>(blockIdx.x);
+  uint32_t posts = 0, notes = 0, shares = 0;  // so far
 
   // Before anything else, by all threads of all CTAs.
   __device__ void start() {
@@ -73,39 +73,27 @@ struct Team {
 #endif
   }
 
-  // Every warp gives a pair; every lane gets what `combine` makes of those of the CTA of its number, and of its own CTA
-  // those of the warp of its number; 0 where there is none.
-  struct Exchanged {
-    Pair cta, warp;
-  };
-  template <class Combine>
-  __device__ Exchanged exchange(Pair mine, Combine combine) {
-    const uint32_t buffer = exchanges % 2;
-    if (lane == 0) shared.own[buffer][warp] = mine;
-    __syncthreads();
-    const Pair own = lane < kWarps ? shared.own[buffer][lane] : Pair{};
-    if (warp == 0) {
-      mine = shared.own[buffer][lane % kWarps];
-#pragma unroll
-      for (int other = kWarps / 2; other > 0; other /= 2)
-        mine = combine(mine, {__shfl_xor_sync(kAll, mine.a, other), __shfl_xor_sync(kAll, mine.b, other)});
-      send(&shared.mail[buffer][cta], mine, buffer);
-    }
-    receive(buffer, exchanges++ / 2, sizeof(shared.mail[0]));
-    return {lane < kCtas ? shared.mail[buffer][lane] : Pair{}, own};
+  // The first warp of every CTA posts a pair; lanes of warps that collect get the pair of the CTA of their number.
+  // Either the first warps collect or all.
+  __device__ void post(Pair mine) { send(&shared.mail[posts % 2][cta], mine, posts % 2); }
+  template <bool kAllWarps>
+  __device__ Pair collect(Pair none) {
+    const uint32_t buffer = posts % 2;
+    receive<kAllWarps>(buffer, posts++ / 2, sizeof(shared.mail[0]));
+    return lane < kCtas ? shared.mail[buffer][lane] : none;
   }
-  // One warp tells, all are told. Between two notes there is an exchange.
+  // The first warp of one CTA, after a post that all collected, tells all warps of all.
   __device__ void tell(Pair first, Pair second) {
     send(&shared.note[0], first, 2);
     send(&shared.note[1], second, 2);
   }
   __device__ const Pair* told() {
-    receive(2, notes++, sizeof(shared.note));
+    receive<true>(2, notes++, sizeof(shared.note));
     return shared.note;
   }
-  // Every CTA has `from`, kCtas shares of kShare words, written by its threads; `to` becomes the shares of all CTAs for
-  // this one, one after the other. A team of one reads `from`. Between two of these there is an exchange; after it
-  // `from` may be written again.
+  // Every CTA has `from`, kCtas shares of kShare words, written by its threads, which all call this. In the first warp
+  // `to` becomes the shares of all CTAs for this one, one after the other; a team of one has `from`. After the next
+  // post that all collected, `from` may be written again.
   template <int kShare>
   __device__ const uint32_t* gather_share(const uint32_t* from, uint32_t* to) {
 #if __CUDA_ARCH__ >= 900
@@ -113,14 +101,15 @@ struct Team {
 #endif
     __syncthreads();
     if constexpr (kCtas == 1) return from;
+    if (warp != 0) return to;
 #if __CUDA_ARCH__ >= 900
-    if (warp == 0 && lane < kCtas)
+    if (lane < kCtas)
       asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                        address_in(lane, to + cta * kShare)),
                    "r"(shared_address(from + lane * kShare)), "n"(4 * kShare), "r"(address_in(lane, &shared.arrived[3]))
                    : "memory");
 #endif
-    receive(3, shares++, kCtas * kShare * 4);
+    receive<false>(3, shares++, kCtas * kShare * 4);
     return to;
   }
 
@@ -145,9 +134,10 @@ struct Team {
 #endif
     }
   }
+  template <bool kAllWarps>
   __device__ void receive(int barrier, uint32_t phase, uint32_t bytes) {
     if constexpr (kCtas == 1) {
-      __syncthreads();
+      kAllWarps ? __syncthreads() : __syncwarp();
     } else {
 #if __CUDA_ARCH__ >= 900
       const uint32_t arrived = shared_address(&shared.arrived[barrier]);
