@@ -51,6 +51,9 @@ template <class S, class Scores>
 struct AttentionTiles {
   using F = typename S::F;
   static constexpr int kLanes = S::kLanes;
+  static constexpr int64_t kQueries = S::kTileQ;
+  static constexpr bool kPairsOfValues = false;
+  struct Use {};  // what must stand while tiles are used
 
   // scores[r][j] = q[r] . key j, for kQ queries `stride` apart.
   template <int kQ>
@@ -116,7 +119,7 @@ struct AttentionTiles {
   }
 };
 
-template <class S, class T, class Scores>
+template <class S, class T, class Scores, class Tiles = AttentionTiles<S, Scores>>
 class Attention {
  public:
   static void run(const AttendArgs& args) { Attention(args).run(); }
@@ -132,9 +135,8 @@ class Attention {
 
  private:
   using F = typename S::F;
-  using Tiles = AttentionTiles<S, Scores>;
   static constexpr int64_t kLanes = S::kLanes;
-  static constexpr int64_t kWidenFrom = 4 * S::kTileQ;
+  static constexpr int64_t kWidenFrom = 4 * Tiles::kQueries;
   static constexpr float kNone = -__builtin_inff();
 
   // What a query has gathered: probabilities relative to exp(top), their sum, values weighted by them.
@@ -148,7 +150,7 @@ class Attention {
         units(args.key_dim / Scores::kUnit),
         padded_key(attend_padded(args.key_dim)),
         padded(attend_padded(args.value_dim)),
-        widens(queries > kWidenFrom || args.value_dim % kLanes != 0) {
+        widens(Tiles::kPairsOfValues || queries > kWidenFrom || args.value_dim % kLanes != 0) {
     float* p = args.workspace;
     const auto take = [&p](int64_t n) {
       float* from = p;
@@ -164,6 +166,10 @@ class Attention {
   }
 
   void run() {
+    [[maybe_unused]] const typename Tiles::Use use;
+    if constexpr (Tiles::kPairsOfValues) {  // its tiles take whole vectors of units
+      for (int64_t u = units * kKeyBlock; u % (kLanes * kKeyBlock) != 0; u += kLanes) S::store(keys_t + u, S::set(0));
+    }
     for (int64_t i = 0; i < queries; ++i) {
       const T* from = static_cast<const T*>(a.q) + i / a.group * a.q_stride + i % a.group * a.key_dim;
       float* to = q + i * padded_key;
@@ -211,7 +217,7 @@ class Attention {
       if (first >= queries) return;
       const int64_t n = end - block < kKeyBlock ? end - block : kKeyBlock;
       pack(block / kKeyBlock, n);
-      const int64_t tiles = (queries - first + S::kTileQ - 1) / S::kTileQ;
+      const int64_t tiles = (queries - first + Tiles::kQueries - 1) / Tiles::kQueries;
       const int64_t rows = (queries - first + tiles - 1) / tiles;  // of a tile, about the same for all
       Ahead ahead = after(block + kKeyBlock, tiles);
       for (int64_t i = first; i < queries; i += rows) {
@@ -254,7 +260,11 @@ class Attention {
       for (int64_t j = 0; j < kKeyBlock; j += kLanes)
         transpose(last + j * last_stride, last_stride, tail, n - j, to + j);
     }
-    if (widens) widen(values_of(block), n);
+    if constexpr (Tiles::kPairsOfValues) {
+      Tiles::pair_values(values_of(block), stride, n, a.value_dim, values, padded);
+    } else if (widens) {
+      widen(values_of(block), n);
+    }
   }
 
   const T* values_of(int64_t block) const { return static_cast<const T*>(a.v) + a.places.block(block); }
@@ -290,14 +300,20 @@ class Attention {
 
   // Queries [i, i + rows) and the n keys from `block` on.
   void attend_tile(int64_t i, int64_t rows, int64_t block, int64_t n, Ahead& ahead) {
-    alignas(64) float p[S::kTileQ * kKeyBlock];
-    float scale[S::kTileQ];
+    alignas(64) float p[Tiles::kQueries * kKeyBlock];
+    float scale[Tiles::kQueries];
     Tiles::score_rows(rows, q + i * padded_key, padded_key, units, keys_t, p);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t sees = a.causal ? a.visible + (i + r) / a.group - block : n;
       scale[r] = soften(p + r * kKeyBlock, sees < n ? sees : n, span.top[i + r], span.sum[i + r]);
     }
-    if (widens) {
+    if constexpr (Tiles::kPairsOfValues) {
+      for (int64_t pass = 0; pass < value_passes(); ++pass) {
+        const Ahead now = ahead.pass();
+        for (int64_t j = 0; j < n; ++j) now.fetch(j);
+      }
+      Tiles::weigh_pairs(rows, padded, p, scale, values, span.values + i * padded);
+    } else if (widens) {
       weigh(i, rows, p, scale, values, padded, n, ahead);
     } else {
       weigh(i, rows, p, scale, values_of(block / kKeyBlock), a.places.token_stride, n, ahead);

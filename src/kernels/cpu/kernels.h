@@ -29,6 +29,7 @@ struct MultiplyArgs {
 // Products of one pair of types. The sum of one output is taken in an order that depends on k alone.
 struct Product {
   int64_t row_step, k_step;  // packed rows and columns come in multiples of these, zero filled
+  int64_t most_rows;         // of x that are multiplied at a time, a multiple of row_step
   size_t packed_size;        // bytes of a packed element
   // Packed row i is row places[i] of x; row i where null.
   void (*pack)(const void* x, int64_t ldx, const int32_t* places, int64_t t, int64_t k, void* packed);

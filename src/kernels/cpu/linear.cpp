@@ -1,7 +1,7 @@
 // The output of all groups together is cut into items of some rows of x by some rows of their w, which threads take in
 // turn: one expert's few rows keep all of them as busy as one large matrix does. An item runs over k in blocks whose
 // packed x stays in L2 and whose tiles stay in L1, then rounds and stores while its sums are still in cache. The
-// weights stream from memory once for every kBlockT rows of x.
+// weights stream from memory once for every block of rows of x.
 #include "kernels/cpu/linear.h"
 
 #include <algorithm>
@@ -13,9 +13,9 @@
 namespace saccade::cpu {
 namespace {
 
-constexpr int64_t kBlockK = 2048;          // 6 rows of x and 4 of w of it fit L1 together, kBlockT rows of x half of L2
-constexpr int64_t kBlockT = 132;           // a multiple of the tiles' 6 and 3
-constexpr int64_t kBlockN = 128;           // rows of w per item when there are many rows of x
+constexpr int64_t kBlockK = 2048;  // 6 rows of x and 4 of w of it fit L1 together, a block's rows of x half of L2
+constexpr int64_t kPackRows = 48;  // of x per item; a multiple of every product's row step
+constexpr int64_t kBlockN = 128;   // rows of w per item when there are many rows of x
 constexpr int64_t kStreamBytes = 4 << 20;  // of w per item when there are few: long runs stream best
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -26,6 +26,7 @@ struct Group {
   const Weight* w = nullptr;
   int64_t first = 0, rows = 0;
   int64_t block_t = 0, t_blocks = 0, block_n = 0, n_blocks = 0;
+  int64_t pack_blocks = 0;          // of a block of rows
   int64_t pack_item = 0, item = 0;  // the first of each kind that is its own
   size_t packed = 0;                // where its packed x begins
 
@@ -74,8 +75,9 @@ Plan plan(Arena& scratch, const Product& product, std::span<const int32_t> offse
     g.first = offsets[i];
     g.rows = offsets[i + 1] - offsets[i];
     if (g.rows == 0) continue;
-    g.block_t = std::min(kBlockT / product.row_step * product.row_step, round_up(g.rows, product.row_step));
+    g.block_t = round_up(ceil_div(g.rows, ceil_div(g.rows, product.most_rows)), product.row_step);
     g.t_blocks = ceil_div(g.rows, g.block_t);
+    g.pack_blocks = ceil_div(g.block_t, kPackRows);
     t_blocks += g.t_blocks;
     groups[count++] = g;
   }
@@ -91,7 +93,7 @@ Plan plan(Arena& scratch, const Product& product, std::span<const int32_t> offse
     g.pack_item = p.pack_items;
     g.item = p.items;
     g.packed = p.packed_bytes;
-    p.pack_items += g.t_blocks * p.k_blocks;
+    p.pack_items += g.t_blocks * p.k_blocks * g.pack_blocks;
     p.items += g.t_blocks * g.n_blocks;
     p.packed_bytes += static_cast<size_t>(g.t_blocks) * p.packed_block(product, g);
     p.sum_size = std::max(p.sum_size, (g.block_t + 1) * g.block_n);  // and a row of biases
@@ -104,10 +106,11 @@ const Group& group_of(const Plan& p, int64_t item, int64_t Group::*first) {
   return *(std::ranges::upper_bound(p.groups, item, {}, first) - 1);
 }
 
-// Rows [begin, end) of one part of w times t rows of packed x -> sums [t][ld], bias [end - begin].
+// Rows [begin, end) of one part of w times t rows of packed x -> sums [t][ld]. `after` is what this thread will want
+// next, or null.
 template <class W>
 void multiply_part(const Product& product, const Plan& p, const std::byte* x, int64_t t, const Tensor& w, int64_t begin,
-                   int64_t end, float* sums, int64_t ld) {
+                   int64_t end, const W* after, float* sums, int64_t ld) {
   const W* first = w.row<W>(begin);
   if (t == 1 && product.stream && p.k_blocks <= kMaxStreamBlocks) {
     product.stream({x, first, first, p.k, 1, end - begin, p.k, sums, ld, false}, p.block_k);
@@ -115,12 +118,8 @@ void multiply_part(const Product& product, const Plan& p, const std::byte* x, in
   }
   const int64_t padded_t = round_up(t, product.row_step);
   for (int64_t k0 = 0; k0 < p.k; k0 += p.block_k) {
-    const W* next = first;  // the last tile has nothing to prefetch unless more of w follows
-    if (k0 + p.block_k < p.k) {
-      next = first + k0 + p.block_k;
-    } else if (end + 16 <= w.dim(0)) {
-      next = w.row<W>(end);
-    }
+    const W* next = after ? after : first;
+    if (k0 + p.block_k < p.k) next = first + k0 + p.block_k;
     product.multiply({.x = x + static_cast<size_t>(padded_t * k0) * product.packed_size,
                       .w = first + k0,
                       .next = next,
@@ -142,6 +141,16 @@ const float* bias_of(const Tensor& bias, int64_t begin, int64_t end, float* to) 
   return to;
 }
 
+// Where the rows of w of an item begin.
+template <class W>
+const W* first_row(const Plan& p, int64_t item) {
+  const Group& g = group_of(p, item, &Group::item);
+  int64_t row = (item - g.item) / g.t_blocks * g.block_n;
+  size_t part = 0;
+  while (row >= g.w->data[part].dim(0)) row -= g.w->data[part++].dim(0);
+  return g.w->data[part].row<W>(row);
+}
+
 template <class X, class W>
 void run(ThreadPool& pool, Arena& scratch, const Product& product, const Tensor& x, const int32_t* tokens,
          std::span<const int32_t> offsets, std::span<const Weight> weights, const Tensor& y, LinearOut out) {
@@ -157,18 +166,24 @@ void run(ThreadPool& pool, Arena& scratch, const Product& product, const Tensor&
 
   for_items(pool, p.pack_items, p.t * k < (1 << 16), [&](int, int64_t item) {
     const Group& g = group_of(p, item, &Group::pack_item);
-    const int64_t t_block = (item - g.pack_item) / p.k_blocks, k0 = (item - g.pack_item) % p.k_blocks * p.block_k;
-    const int64_t rows = g.rows_of(t_block), first = g.first + t_block * g.block_t;
-    const auto offset = static_cast<size_t>(round_up(rows, product.row_step) * k0) * product.packed_size;
-    product.pack(x.row<X>(tokens ? 0 : first) + k0, k, tokens ? tokens + first : nullptr, rows,
-                 std::min(p.block_k, k - k0),
-                 packed + g.packed + static_cast<size_t>(t_block) * p.packed_block(product, g) + offset);
+    item -= g.pack_item;
+    const int64_t from = item % g.pack_blocks * kPackRows, block = item / g.pack_blocks;
+    const int64_t t_block = block / p.k_blocks, k0 = block % p.k_blocks * p.block_k,
+                  width = std::min(p.block_k, k - k0);
+    const int64_t rows = g.rows_of(t_block), first = g.first + t_block * g.block_t + from;
+    if (from >= rows) return;  // the last block of rows may be shorter
+    const int64_t offset = round_up(rows, product.row_step) * k0 + from * round_up(width, product.k_step);
+    product.pack(x.row<X>(tokens ? 0 : first) + k0, k, tokens ? tokens + first : nullptr,
+                 std::min(kPackRows, rows - from), width,
+                 packed + g.packed + static_cast<size_t>(t_block) * p.packed_block(product, g) +
+                     static_cast<size_t>(offset) * product.packed_size);
   });
 
   const auto finish = kernels().of<X>().finish;
-  for_items(pool, p.items, alone, [&](int worker, int64_t item) {
+  for_items_ahead(pool, p.items, alone, [&](int worker, int64_t item, int64_t following) {
     const Group& g = group_of(p, item, &Group::item);
     const Weight& w = *g.w;
+    const W* after = following < p.items ? first_row<W>(p, following) : nullptr;
     const int64_t t_block = (item - g.item) % g.t_blocks, rows = g.rows_of(t_block);
     const std::byte* xs = packed + g.packed + static_cast<size_t>(t_block) * p.packed_block(product, g);
     float* sum = sums + worker * (pair ? 2 : 1) * p.sum_size;
@@ -180,11 +195,12 @@ void run(ThreadPool& pool, Arena& scratch, const Product& product, const Tensor&
       const int64_t part_end = part_begin + w.data[part].dim(0);
       if (begin < part_end) {
         const int64_t from = begin - part_begin, to = std::min(end, part_end) - part_begin;
-        multiply_part<W>(product, p, xs, rows, w.data[part], from, to, sum, g.block_n);
+        multiply_part<W>(product, p, xs, rows, w.data[part], from, to, pair ? w.data[1].row<W>(from) : after, sum,
+                         g.block_n);
         const float* b = bias_of<W>(w.bias[part], from, to, bias);
         const float* up_b = nullptr;
         if (pair) {
-          multiply_part<W>(product, p, xs, rows, w.data[1], from, to, up, g.block_n);
+          multiply_part<W>(product, p, xs, rows, w.data[1], from, to, after, up, g.block_n);
           up_b = bias_of<W>(w.bias[1], from, to, up_bias);
         }
         for (int64_t i = 0; i < rows; ++i) {

@@ -247,9 +247,11 @@ void multiply_down(const float* x, int64_t t, const W* w, int64_t ldw, int64_t n
   for (; row < n; ++row) add(row, std::integral_constant<int64_t, 1>{});
 }
 
+inline constexpr int64_t kMostRows = 132;  // a multiple of the tiles' 6 and 3
+
 template <class P>
 constexpr Product product_of() {
-  return {1, P::kStep, sizeof(typename P::PackedX), pack_x<P>, multiply<P>, stream<P>};
+  return {1, P::kStep, kMostRows, sizeof(typename P::PackedX), pack_x<P>, multiply<P>, stream<P>};
 }
 
 }  // namespace saccade::cpu

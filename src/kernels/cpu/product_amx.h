@@ -1,6 +1,7 @@
 // BF16 times BF16 by AMX tiles: C[16 rows of w][16 rows of x] += A[16 rows of w][32 of k] * B[32 of k][16 rows of x].
 // A is read where the weights lie, its rows ldw apart; the few rows of x are packed into B's layout of k-pairs. Two by
-// two tiles of C take two loads of A and two of B for four products; with up to 16 rows of x, one B serves four A.
+// three tiles of C take two loads of A and five of B for six products, so that 48 rows of x need each weight once; two
+// by two take the panels that are left over. With up to 16 rows of x, one B serves four A.
 // The sum of one output runs over k in the order of the steps, whatever stands beside it.
 //
 // Only for threads of a process that has been granted the tile registers (isa.cpp).
@@ -13,7 +14,7 @@
 
 namespace saccade::cpu {
 
-// Tiles 0 to 3 are sums, 4 to 7 operands; all have 16 rows of 64 bytes.
+// Eight tiles, for sums and for operands; all have 16 rows of 64 bytes.
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -21,8 +22,11 @@ struct alignas(64) TileConfig {
 };
 inline constexpr TileConfig kTileConfig;  // in memory: GCC's _tile_loadconfig says that it reads 8 bytes only
 
+inline void tiles_see_memory() { __asm__ volatile("" ::: "memory"); }  // GCC's _tile_loadd does not say that it reads
+
 struct TileBf16 {
   static constexpr int64_t kStep = 32, kRows = 16;
+  static constexpr int64_t kMostRows = 192;         // threes of panels
   static constexpr int64_t kBlock = kStep * kRows;  // elements of a tile of A or B
 
   // Packed x: panels of 16 rows; in a panel, step by step, [16 pairs of k][16 rows][2]: pairs are transposed like
@@ -63,10 +67,17 @@ struct TileBf16 {
       for (; j + 2 * kRows <= a.n; j += 2 * kRows) multiply_tiles<2, 1>(a, w + j * a.ldw, 0, j);
       for (; j + kRows <= a.n; j += kRows) multiply_tiles<1, 1>(a, w + j * a.ldw, 0, j);
     } else {
+      const int64_t panels = (a.t + kRows - 1) / kRows;
       for (; j + 2 * kRows <= a.n; j += 2 * kRows) {
-        int64_t i = 0;
-        for (; i + kRows < a.t; i += 2 * kRows) multiply_tiles<2, 2>(a, w + j * a.ldw, i, j);
-        if (i < a.t) multiply_tiles<2, 1>(a, w + j * a.ldw, i, j);
+        for (int64_t p = 0; p < panels;) {  // by three, or by two where one would be left over
+          if (panels - p == 3 || panels - p > 4) {
+            multiply_tiles<2, 3>(a, w + j * a.ldw, p * kRows, j);
+            p += 3;
+          } else {
+            multiply_tiles<2, 2>(a, w + j * a.ldw, p * kRows, j);
+            p += 2;
+          }
+        }
       }
       for (; j + kRows <= a.n; j += kRows) {
         for (int64_t i = 0; i < a.t; i += kRows) multiply_tiles<1, 1>(a, w + j * a.ldw, i, j);
@@ -83,13 +94,14 @@ struct TileBf16 {
     return static_cast<const BFloat16*>(a.x) + i * ((a.k + kStep - 1) / kStep * kStep);
   }
 
-  // kW tiles of 16 rows of w from `w` on times kX panels of x from row i on. (kW, kX) is (4, 1) or at most (2, 2).
+  // kW tiles of 16 rows of w from `w` on times kX panels of x from row i on: (4, 1), (2, 1), (1, 1), (2, 2) or (2, 3).
   template <int kW, int kX>
   static void multiply_tiles(const MultiplyArgs& a, const BFloat16* w, int64_t i, int64_t j) {
     const BFloat16* x0 = panel(a, i);
-    const BFloat16* x1 = kX == 2 ? panel(a, i + kRows) : x0;
+    const int64_t panel_size = panel(a, kRows) - panel(a, 0);
     const auto step = [&](const BFloat16* at, int64_t row_bytes) __attribute__((always_inline)) {
       const auto rows = [&](int tile) { return at + tile * kRows * row_bytes / 2; };
+      const BFloat16 *x1 = x0 + panel_size, *x2 = x1 + panel_size;
       if constexpr (kW == 4) {
         _tile_loadd(4, x0, 64);
         _tile_loadd(5, rows(0), row_bytes);
@@ -100,6 +112,20 @@ struct TileBf16 {
         _tile_dpbf16ps(2, 5, 4);
         _tile_loadd(6, rows(3), row_bytes);
         _tile_dpbf16ps(3, 6, 4);
+      } else if constexpr (kX == 3) {
+        _tile_loadd(6, rows(0), row_bytes);
+        _tile_loadd(7, x0, 64);
+        _tile_dpbf16ps(0, 6, 7);
+        _tile_loadd(7, x1, 64);
+        _tile_dpbf16ps(1, 6, 7);
+        _tile_loadd(7, x2, 64);
+        _tile_dpbf16ps(2, 6, 7);
+        _tile_loadd(6, rows(1), row_bytes);
+        _tile_dpbf16ps(5, 6, 7);
+        _tile_loadd(7, x1, 64);
+        _tile_dpbf16ps(4, 6, 7);
+        _tile_loadd(7, x0, 64);
+        _tile_dpbf16ps(3, 6, 7);
       } else {
         _tile_loadd(4, x0, 64);
         _tile_loadd(6, rows(0), row_bytes);
@@ -110,25 +136,35 @@ struct TileBf16 {
         }
         if constexpr (kW == 2) {
           _tile_loadd(7, rows(1), row_bytes);
-          _tile_dpbf16ps(2, 7, 4);
-          if constexpr (kX == 2) _tile_dpbf16ps(3, 7, 5);
+          if constexpr (kX == 2) {
+            _tile_dpbf16ps(2, 7, 4);
+            _tile_dpbf16ps(3, 7, 5);
+          } else {
+            _tile_dpbf16ps(1, 7, 4);
+          }
         }
       }
       x0 += kBlock;
-      x1 += kBlock;
     };
 
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
     const int64_t row_bytes = a.ldw * static_cast<int64_t>(sizeof(BFloat16));
-    // Sixteen and more row streams are too many for the hardware to follow: those of the first panel are fetched here.
+    // Sixteen and more row streams are too many for the hardware to follow. Where one pass is all, what comes in these
+    // rows is fetched; of several passes each fetches its share of the next panel's rows.
     const BFloat16* next = j + 2 * kW * kRows <= a.n ? w + kW * kRows * a.ldw : static_cast<const BFloat16*>(a.next);
+    const int64_t padded_t = (a.t + kRows - 1) / kRows * kRows;
+    const int64_t first = kW * kRows * i / padded_t, last = kW * kRows * (i + kX * kRows) / padded_t;
     constexpr int64_t kAhead = 16 * kStep;
     int64_t k0 = 0;
     for (; k0 + kStep <= a.k; k0 += kStep) {
-      if (i == 0) {
+      if constexpr (kX > 1) {
+        for (int64_t r = first; r < last; ++r) __builtin_prefetch(next + r * a.ldw + k0, 0, 2);
+      } else if (i == 0) {
         const BFloat16* ahead = k0 + kAhead < a.k ? w + k0 + kAhead : next + (k0 + kAhead - a.k);
         for (int64_t r = 0; r < kW * kRows; ++r) __builtin_prefetch(ahead + r * a.ldw, 0, 2);
       }
@@ -140,18 +176,16 @@ struct TileBf16 {
       step(tail, 64);
     }
 
-    alignas(64) float sums[4][kRows * kRows];
+    constexpr int kTiles = kW * kX;
+    alignas(64) float sums[kTiles][kRows * kRows];
     _tile_stored(0, sums[0], 64);
-    if constexpr (kW == 4 || kX == 2) _tile_stored(1, sums[1], 64);
-    if constexpr (kW >= 2) _tile_stored(2, sums[2], 64);
-    if constexpr (kW == 4 || (kW == 2 && kX == 2)) _tile_stored(3, sums[3], 64);
-    if constexpr (kW == 4) {
-      for (int tile = 0; tile < 4; ++tile) put(a, sums[tile], i, j + tile * kRows, kRows);
-    } else {
-      put(a, sums[0], i, j, kRows);
-      if constexpr (kX == 2) put(a, sums[1], i + kRows, j, kRows);
-      if constexpr (kW == 2) put(a, sums[2], i, j + kRows, kRows);
-      if constexpr (kW == 2 && kX == 2) put(a, sums[3], i + kRows, j + kRows, kRows);
+    if constexpr (kTiles > 1) _tile_stored(1, sums[1], 64);
+    if constexpr (kTiles > 2) _tile_stored(2, sums[2], 64);
+    if constexpr (kTiles > 2) _tile_stored(3, sums[3], 64);
+    if constexpr (kTiles > 4) _tile_stored(4, sums[4], 64);
+    if constexpr (kTiles > 4) _tile_stored(5, sums[5], 64);
+    for (int tile = 0; tile < kTiles; ++tile) {
+      put(a, sums[tile], i + tile % kX * kRows, j + tile / kX * kRows, kRows);
     }
   }
 
@@ -177,7 +211,7 @@ struct TileBf16 {
     for (int64_t r = 0; r < rows; ++r) {
       __builtin_memcpy(to + r * kStep, from + r * ld, static_cast<size_t>(count) * sizeof(BFloat16));
     }
-    __asm__ volatile("" ::: "memory");  // GCC's _tile_loadd does not say that it reads memory
+    tiles_see_memory();
   }
 
   // out[i ..][j ..] (+)= the transpose of sums [16 rows of w][16 rows of x], `columns` of the former.
