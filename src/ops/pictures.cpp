@@ -1,5 +1,4 @@
 #include "kernels/cuda/preprocess.h"
-
 #include "ops/cuda.h"
 #include "ops/ops.h"
 #include "tensor/expect.h"
@@ -9,10 +8,11 @@ namespace saccade::ops {
 Tensor resize_bicubic(const Ctx& c, const Tensor& rgb, const ResizeAxis& x, const ResizeAxis& y, bool down_first) {
   Dim f{"F"}, h{"h"}, w{"w"};
   expect(rgb, "rgb").shape(f, h, w, 3).dtype(DType::kU8).contiguous();
+  if (!x && !y) return rgb;
   const int64_t oh = y ? y.begins.dim(0) : h.size, ow = x ? x.begins.dim(0) : w.size;
   const Tensor out = c.arena.tensor(DType::kU8, {f, oh, ow, 3});
-  const Tensor between = !x || !y ? Tensor()
-                                  : c.arena.tensor(DType::kU8, {f, down_first ? oh : h.size, down_first ? w.size : ow, 3});
+  const Tensor between =
+      !x || !y ? Tensor() : c.arena.tensor(DType::kU8, {f, down_first ? oh : h.size, down_first ? w.size : ow, 3});
   if constexpr (kCuda) {
     CHECK(c.cuda(), "the host resizes in media::resize_bicubic");
     cuda::resize_bicubic(c.stream, rgb, x, y, between, out);

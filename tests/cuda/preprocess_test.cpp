@@ -6,7 +6,7 @@
 #include "cuda/cuda_test.h"
 #include "media/image.h"
 #include "media/resample.h"
-#include "models/qwen2_5_vl/preprocess.h"
+#include "models/qwen2_5_vl/device_patches.h"
 
 namespace saccade {
 namespace {
@@ -96,6 +96,25 @@ class Preprocess : public CudaTest {
     EXPECT_EQ(download<uint16_t>(ordered), reordered);
   }
 
+  // As the model makes them of pictures of any size, those that keep their size among them.
+  void check_pictures(int frames, int w, int h, int ow, int oh) {
+    SCOPED_TRACE(fmt::format("{} of {}x{} to {}x{}", frames, w, h, ow, oh));
+    const qwen2_5_vl::PreprocessConfig config;
+    const Frames in = noise(frames, w, h);
+    Frames resized;
+    for (const Image& image : in) resized.push_back(media::resize_bicubic(image, ow, oh));
+    const qwen2_5_vl::Patches patches = qwen2_5_vl::patchify(resized, config, DType::kBF16);
+
+    ThreadPool pool(1);
+    Arena arena(size_t{16} << 20, Memory::kCuda);
+    const Stream stream = device::new_stream();
+    const Tensor found = qwen2_5_vl::patches_on_device({pool, arena, nullptr, stream}, in, {oh, ow}, config);
+    device::synchronize(stream);
+    const auto* expected = reinterpret_cast<const uint16_t*>(patches.buffer.data());
+    EXPECT_EQ(download<uint16_t>(found), std::vector<uint16_t>(expected, expected + found.numel()));
+    device::delete_stream(stream);
+  }
+
   std::mt19937 rng_{std::random_device{}()};
   DeviceMemory memory_;
 };
@@ -125,6 +144,14 @@ TEST_F(Preprocess, PatchesEqualTheCpu) {
   check_patchify(3, 15, 30, 5, 3, 2);  // odd planes
   check_patchify(3, 64, 32, 16, 1, 1);
   check_patchify(4, 136, 68, 34, 2, 3);  // more values than threads
+}
+
+TEST_F(Preprocess, PicturesOfEverySizeEqualTheCpu) {
+  check_pictures(1, 61, 47, 56, 56);
+  check_pictures(3, 47, 56, 56, 56);
+  check_pictures(3, 56, 47, 56, 56);
+  check_pictures(1, 56, 84, 56, 84);
+  check_pictures(4, 84, 56, 84, 56);
 }
 
 }  // namespace
