@@ -214,8 +214,8 @@ Json rates(const ModelInfo& info, const MemoryPlan& plan, const Machine& machine
     const auto steps = static_cast<double>(generated - 1);
     // The cache grows by a token each step; a step reads what was there and what it adds.
     const double context = static_cast<double>(prompt) + (steps + 1) / 2;
-    const double bytes =
-        static_cast<double>(info.weight_bytes_per_token) + batch * context * static_cast<double>(plan.kv_bytes_per_token);
+    const double bytes = static_cast<double>(info.weight_bytes_per_token) +
+                         batch * context * static_cast<double>(plan.kv_bytes_per_token);
     json["decode"] = {{"tokens_per_second", batch * steps / t},
                       {"ms_per_step", t / steps * 1e3},
                       {"bytes_per_step", bytes},
@@ -259,10 +259,10 @@ std::string describe(const Json& j) {
   }
   if (rates.contains("decode")) {
     const Json& r = rates["decode"];
-    fmt::format_to(out, "decode    {:.2f} tok/s, {:.3f} ms and {:.3f} GB a step, {:.2f} GB/s, {:.1f}% of the read bandwidth\n",
-                   r["tokens_per_second"].get<double>(), r["ms_per_step"].get<double>(),
-                   r["bytes_per_step"].get<double>() / 1e9,
-                   r["bytes_per_second"].get<double>() / 1e9, r["share_of_read_bandwidth"].get<double>() * 100);
+    fmt::format_to(
+        out, "decode    {:.2f} tok/s, {:.3f} ms and {:.3f} GB a step, {:.2f} GB/s, {:.1f}% of the read bandwidth\n",
+        r["tokens_per_second"].get<double>(), r["ms_per_step"].get<double>(), r["bytes_per_step"].get<double>() / 1e9,
+        r["bytes_per_second"].get<double>() / 1e9, r["share_of_read_bandwidth"].get<double>() * 100);
   }
   return text;
 }

@@ -52,12 +52,11 @@ std::string describe_plan(const MemoryPlan& plan) {
   if (plan.weights_mapped) mapped = " (mapped)";
   if (plan.weights_mapped && plan.weight_bytes_owned > 0)
     mapped = fmt::format(" (mapped; {} converted)", human_bytes(plan.weight_bytes_owned));
-  std::string text =
-      fmt::format("memory: weights {}{}, KV cache {} for {} tokens ({} each), step {}, largest picture {}; {} free{}",
-                  human_bytes(plan.weight_bytes), mapped, human_bytes(plan.kv_bytes), plan.context_tokens,
-                  human_bytes(plan.kv_bytes_per_token), human_bytes(plan.workspace_bytes),
-                  human_bytes(plan.vision_bytes), human_bytes(plan.available_bytes),
-                  plan.device.empty() || plan.device == "cpu" ? "" : " on " + plan.device);
+  std::string text = fmt::format(
+      "memory: weights {}{}, KV cache {} for {} tokens ({} each), step {}, largest picture {}; {} free{}",
+      human_bytes(plan.weight_bytes), mapped, human_bytes(plan.kv_bytes), plan.context_tokens,
+      human_bytes(plan.kv_bytes_per_token), human_bytes(plan.workspace_bytes), human_bytes(plan.vision_bytes),
+      human_bytes(plan.available_bytes), plan.device.empty() || plan.device == "cpu" ? "" : " on " + plan.device);
   if (plan.weights_exceed_memory())
     text += fmt::format(
         "\nweights: {} are mapped from files and exceed the free memory ({}): what does not stay cached is read from "

@@ -74,7 +74,8 @@ void bench(const Shape& s) {
   std::vector<Tensor> kv_layers;
   double weight_bytes = 0;
   for (int64_t l = 0; l < s.depth; ++l) {
-    cuda::DecoderLayer layer{memory.random({s.width}, 1), memory.random({s.width}, 1),
+    cuda::DecoderLayer layer{memory.random({s.width}, 1),
+                             memory.random({s.width}, 1),
                              memory.strips((s.heads + 2 * s.kv_heads) * s.head_dim, s.width, Order::kRope),
                              memory.strips(s.width, s.heads * s.head_dim, Order::kPlain),
                              memory.strips(2 * s.ffn, s.width, Order::kGateUp),
@@ -85,11 +86,18 @@ void bench(const Shape& s) {
     layers.push_back(layer);
     kv_layers.push_back(memory.random({kMaxRows * kMaxPages, 2, s.kv_heads, 64, s.head_dim}, 1));
   }
-  cuda::Decoder d{layers.data(), kv_layers.data(), s.depth, s.heads, s.kv_heads, s.head_dim, 1e-6f,
-                  memory.random({s.width}, 1), memory.strips(s.vocabulary, s.width, Order::kPlain)};
+  cuda::Decoder d{layers.data(),
+                  kv_layers.data(),
+                  s.depth,
+                  s.heads,
+                  s.kv_heads,
+                  s.head_dim,
+                  1e-6f,
+                  memory.random({s.width}, 1),
+                  memory.strips(s.vocabulary, s.width, Order::kPlain)};
   weight_bytes += static_cast<double>(d.head.bytes());
-  const Tensor workspace = memory.zeros(
-      DType::kU8, {static_cast<int64_t>(cuda::persistent_workspace_bytes(d, kMaxPages))});
+  const Tensor workspace =
+      memory.zeros(DType::kU8, {static_cast<int64_t>(cuda::persistent_workspace_bytes(d, kMaxPages))});
   cudaEvent_t begin, end;
   cuda::check(cudaEventCreate(&begin), "event");
   cuda::check(cudaEventCreate(&end), "event");
@@ -99,7 +107,8 @@ void bench(const Shape& s) {
       for (int64_t b = 0; b < rows; ++b) {
         for (int64_t i = 0; i < kMaxPages; ++i) table.push_back(static_cast<int32_t>(i * rows + b));
         lens.push_back(static_cast<int32_t>(context));
-        slots.push_back(static_cast<int32_t>((context - 1) / 64 * rows + b) * 64 + static_cast<int32_t>((context - 1) % 64));
+        slots.push_back(static_cast<int32_t>((context - 1) / 64 * rows + b) * 64 +
+                        static_cast<int32_t>((context - 1) % 64));
       }
       cuda::DecodeStep step;
       step.h = memory.random({rows, s.width}, 1);

@@ -52,7 +52,8 @@ Placement place(const std::string& device, const ModelSummary& model) {
 
 EngineOptions with_defaults(EngineOptions options, const Placement& placement) {
   if (options.max_batch == 0) options.max_batch = placement.cuda() ? 64 : 16;
-  if (options.max_batch_tokens == 0) options.max_batch_tokens = std::max(placement.cuda() ? 4096 : 512, options.max_batch);
+  if (options.max_batch_tokens == 0)
+    options.max_batch_tokens = std::max(placement.cuda() ? 4096 : 512, options.max_batch);
   return options;
 }
 

@@ -100,8 +100,8 @@ Batch Runner::batch(std::span<const Chunk> chunks, StepInputs& inputs) {
     wanted += s.cached + c.tokens == s.length();
   }
 
-  inputs.reset(StepInputs::bytes_of((axes + 2) * rows) + StepInputs::bytes_of(sequences * (max_pages + 2) + 1 + wanted) +
-               7 * StepInputs::bytes_of(1));
+  inputs.reset(StepInputs::bytes_of((axes + 2) * rows) +
+               StepInputs::bytes_of(sequences * (max_pages + 2) + 1 + wanted) + 7 * StepInputs::bytes_of(1));
   Batch b;
   b.ids = inputs.i32({rows});
   b.positions = inputs.i32({axes, rows});

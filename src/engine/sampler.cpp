@@ -50,8 +50,7 @@ size_t argmax(std::span<const float> x) {
     for (size_t lane = 0; lane < kLanes; ++lane) take(lane, x[i + lane]);
   for (; i < x.size(); ++i) take(0, x[i]);
   const float max = *std::max_element(most.begin(), most.end());
-  if (max == -kInfinity || std::any_of(bad.begin(), bad.end(), [](uint32_t b) { return b != 0; }))
-    fail(kBadLogits);
+  if (max == -kInfinity || std::any_of(bad.begin(), bad.end(), [](uint32_t b) { return b != 0; })) fail(kBadLogits);
   return static_cast<size_t>(std::find(x.begin(), x.end(), max) - x.begin());
 }
 

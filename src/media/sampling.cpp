@@ -57,8 +57,8 @@ Video load_frames(const std::vector<std::string>& paths, double fps, const Image
   for (size_t i = 1; i < paths.size(); ++i) {
     const Image& frame = video.frames[i];
     if (frame.width != first.width || frame.height != first.height)
-      fail("{}: frame of {}x{} pixels, the first one ({}) has {}x{}", paths[i], frame.width, frame.height, paths.front(),
-           first.width, first.height);
+      fail("{}: frame of {}x{} pixels, the first one ({}) has {}x{}", paths[i], frame.width, frame.height,
+           paths.front(), first.width, first.height);
   }
   if (video.frames.size() % kFrameFactor != 0) video.frames.push_back(video.frames.back());
   for (size_t i = 0; i < video.frames.size(); ++i) {

@@ -116,8 +116,8 @@ struct ModelSummary {
   size_t weight_bytes = 0;
   bool cuda = false;             // the model runs on CUDA devices too,
   size_t cuda_weight_bytes = 0;  // where its weights take this much
-  bool mapped = false;       // weights are used where the files are mapped,
-  ConvertedBytes converted;  // but for these
+  bool mapped = false;           // weights are used where the files are mapped,
+  ConvertedBytes converted;      // but for these
   size_t vision_workspace = 0;
   size_t step_workspace = 0;  // of a step, beside what grows with its tokens
   size_t step_workspace_per_token = 0;

@@ -19,7 +19,8 @@ struct PagedKv {
   Tensor kv_lens;     // [B]   cached tokens, this step's included
   Tensor page_table;  // [B, max_pages]
   Tensor slots;       // [T]   where each row of the step is written: page * 64 + place
-  int64_t longest_q = 0, longest_kv = 0;  // rows and cached tokens of any sequence; needed where the rest is on a device
+  int64_t longest_q = 0,
+          longest_kv = 0;  // rows and cached tokens of any sequence; needed where the rest is on a device
 
   int64_t decode_rows() const { return q_offsets.as<int32_t>()[decodes]; }
 };

@@ -1,5 +1,4 @@
 #include "kernels/cuda/sampling.h"
-
 #include "ops/cuda.h"
 #include "ops/ops.h"
 #include "tensor/expect.h"
@@ -14,8 +13,7 @@ Tensor sample(const Ctx& c, const Tensor& logits, const Tensor& rows, const Tens
   const Tensor ids = c.arena.tensor(DType::kI32, {r});
   if constexpr (kCuda) {
     CHECK(c.cuda(), "the CPU samples in the engine");
-    const Tensor workspace =
-        c.arena.tensor(DType::kU8, {static_cast<int64_t>(cuda::sample_workspace_bytes(r, v))});
+    const Tensor workspace = c.arena.tensor(DType::kU8, {static_cast<int64_t>(cuda::sample_workspace_bytes(r, v))});
     cuda::sample(c.stream, logits, reinterpret_cast<const SampleRow*>(rows.data), seen, all_greedy, workspace, ids);
   }
   return ids;

@@ -32,7 +32,8 @@ TEST(ParallelPieces, TheLowestErrorIsThrownWhenAllAreDone) {
 
 TEST(ParallelPieces, OneThreadIsTheCallersOwn) {
   const auto caller = std::this_thread::get_id();
-  parallel_pieces(5, [&](size_t) { EXPECT_EQ(std::this_thread::get_id(), caller); }, 1);
+  parallel_pieces(
+      5, [&](size_t) { EXPECT_EQ(std::this_thread::get_id(), caller); }, 1);
 }
 
 }  // namespace

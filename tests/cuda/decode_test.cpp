@@ -19,8 +19,8 @@ struct Shape {
   int64_t width, ffn, heads, kv_heads, head_dim, depth, vocabulary;
 };
 constexpr Shape kSmall64{256, 512, 4, 2, 64, 3, 800}, kSmall128{192, 576, 7, 1, 128, 2, 805},
-    kWide{2624, 640, 8, 8, 64, 2, 805},
-    kManyStrips{256, 9024, 4, 1, 128, 2, 20005}, kQwen3B{2048, 11008, 16, 2, 128, 1, 805}, kQwen7B{3584, 18944, 28, 4, 128, 1, 805};
+    kWide{2624, 640, 8, 8, 64, 2, 805}, kManyStrips{256, 9024, 4, 1, 128, 2, 20005},
+    kQwen3B{2048, 11008, 16, 2, 128, 1, 805}, kQwen7B{3584, 18944, 28, 4, 128, 1, 805};
 
 std::vector<BFloat16> uniform(std::mt19937& rng, int64_t count, float sigma) {
   std::vector<BFloat16> values(static_cast<size_t>(count));
@@ -39,8 +39,7 @@ std::vector<BFloat16> matrix(std::mt19937& rng, int64_t rows, int64_t cols) {
 std::vector<int64_t> pairs(int64_t groups, int64_t group, int64_t plain) {
   std::vector<int64_t> order;
   for (int64_t g = 0; g < groups; ++g)
-    for (int64_t i = 0; i < group; ++i)
-      order.push_back(g * group + cuda::paired_row(i % (group / 2), i >= group / 2));
+    for (int64_t i = 0; i < group; ++i) order.push_back(g * group + cuda::paired_row(i % (group / 2), i >= group / 2));
   for (int64_t i = 0; i < plain; ++i) order.push_back(groups * group + i);
   return order;
 }
@@ -60,12 +59,12 @@ struct Model {
   cuda::Decoder decoder;
   Tensor workspace;
 
-  std::vector<int64_t> lengths;                  // of sequences, the new token included
+  std::vector<int64_t> lengths;  // of sequences, the new token included
   int64_t max_pages = 0;
-  std::vector<int32_t> page_table;               // [sequences, max_pages]
+  std::vector<int32_t> page_table;                  // [sequences, max_pages]
   std::vector<std::vector<BFloat16>> keys, values;  // [sequence * depth + layer]: [length - 1, K, Dh], plain order
-  std::vector<BFloat16> h;                       // [sequences, D]
-  std::vector<float> cos_sin;                    // [sequences, Dh]
+  std::vector<BFloat16> h;                          // [sequences, D]
+  std::vector<float> cos_sin;                       // [sequences, Dh]
 
   // With `output` or `down` false, that matrix is zero.
   Model(const Shape& shape, std::vector<int64_t> kv_lens, int seed, bool output = true, bool down = true)
@@ -117,8 +116,9 @@ struct Model {
       const float angle = static_cast<float>(lengths[static_cast<size_t>(i / s.head_dim)] - 1 + j) * 0.37f;
       cos_sin.push_back(rounded(i % s.head_dim < s.head_dim / 2 ? std::cos(angle) : std::sin(angle)));
     }
-    decoder = {layers.data(), kv_layers.data(), s.depth, s.heads, s.kv_heads, s.head_dim, 1e-6f, vector(norm),
-               strips_of_host(memory, head, s.vocabulary, s.width)};
+    decoder = {layers.data(), kv_layers.data(), s.depth,
+               s.heads,       s.kv_heads,       s.head_dim,
+               1e-6f,         vector(norm),     strips_of_host(memory, head, s.vocabulary, s.width)};
     workspace = memory.zeros(DType::kU8, {static_cast<int64_t>(cuda::persistent_workspace_bytes(decoder, max_pages))});
   }
 
@@ -152,8 +152,7 @@ struct Model {
           std::memcpy(&cache[cache_index(b, token, kv_head, i % s.head_dim, true)], &v[static_cast<size_t>(i)], 2);
         }
       }
-      kv_layers.push_back(
-          memory.upload(DType::kBF16, {pages + 3, 2, s.kv_heads, 64, s.head_dim}, cache.data()));
+      kv_layers.push_back(memory.upload(DType::kBF16, {pages + 3, 2, s.kv_heads, 64, s.head_dim}, cache.data()));
     }
   }
   size_t cache_index(int64_t b, int64_t token, int64_t kv_head, int64_t i, bool value) const {
@@ -181,7 +180,8 @@ struct Model {
       turns.insert(turns.end(), cos_sin.begin() + b * s.head_dim, cos_sin.begin() + (b + 1) * s.head_dim);
       table.insert(table.end(), page_table.begin() + b * max_pages, page_table.begin() + (b + 1) * max_pages);
       kv_lens.push_back(static_cast<int32_t>(last + 1));
-      slots.push_back(page_table[static_cast<size_t>(b * max_pages + last / 64)] * 64 + static_cast<int32_t>(last % 64));
+      slots.push_back(page_table[static_cast<size_t>(b * max_pages + last / 64)] * 64 +
+                      static_cast<int32_t>(last % 64));
     }
     cuda::DecodeStep step;
     step.h = scratch.upload(DType::kBF16, {n, s.width}, step_h.data());
@@ -282,8 +282,8 @@ std::vector<double> doubles(const std::vector<T>& values) {
   return out;
 }
 
-// Both round at the same places; sums in another order and weights of attention in bf16 make a rounding go the other way
-// now and then, by 2^-8 of a value, in each layer. One element that is wrong stands out of the second bound.
+// Both round at the same places; sums in another order and weights of attention in bf16 make a rounding go the other
+// way now and then, by 2^-8 of a value, in each layer. One element that is wrong stands out of the second bound.
 template <class T>
 void expect_close(const std::vector<T>& got, const std::vector<T>& want, int64_t depth, const std::string& what) {
   ASSERT_EQ(got.size(), want.size());

@@ -6,16 +6,15 @@
 // do not wait for activations, so memory stays busy across barriers for as long as the ring takes to fill (6 us). Eight
 // warps multiply (decode_persistent_product.cuh) several times faster than memory delivers, and catch up.
 //
-// Bytes: all weights and the cache, once. Qwen2.5-VL-3B has 6.17 GB of weights: 1327 us at 4.65 TB/s; 7B 14.1 GB: 3041 us.
-// Sums are in float; every column of every mma is one sequence, no sum or split depends on other rows.
-#include "kernels/cuda/decode_persistent.cuh"
-
+// Bytes: all weights and the cache, once. Qwen2.5-VL-3B has 6.17 GB of weights: 1327 us at 4.65 TB/s; 7B 14.1 GB: 3041
+// us. Sums are in float; every column of every mma is one sequence, no sum or split depends on other rows.
 #include <algorithm>
 #include <vector>
 
 #include "base/check.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/decode_persistent.cuh"
 #include "kernels/cuda/decode_persistent_attention.cuh"
 #include "kernels/cuda/decode_persistent_product.cuh"
 
@@ -85,9 +84,11 @@ bool has_shapes(const Decoder& d) {
   using Order = Weight::RowOrder;
   if (d.depth < 1 || d.depth > kMaxLayers || (d.head_dim != 64 && d.head_dim != 128) || d.kv_heads < 1) return false;
   if (d.heads % d.kv_heads != 0 || d.heads / d.kv_heads > kMaxGroup) return false;
-  const int64_t width = d.norm.numel(), q_width = d.heads * d.head_dim, qkv_rows = q_width + 2 * d.kv_heads * d.head_dim;
+  const int64_t width = d.norm.numel(), q_width = d.heads * d.head_dim,
+                qkv_rows = q_width + 2 * d.kv_heads * d.head_dim;
   if (width % kBlockCols != 0 || width > kMaxPages * kPageBlocks * kBlockCols) return false;
-  if (!has_strips(d.head, Order::kPlain, d.head.rows(), width, false) || d.head.rows() > kStripRows * 65535) return false;
+  if (!has_strips(d.head, Order::kPlain, d.head.rows(), width, false) || d.head.rows() > kStripRows * 65535)
+    return false;
   const int64_t ffn = d.layers[0].down.cols();
   if (ffn % kBlockCols != 0) return false;
   return std::all_of(d.layers, d.layers + d.depth, [&](const DecoderLayer& layer) {
@@ -216,8 +217,9 @@ void decode_persistent(Stream stream, const Decoder& d, const DecodeStep& step) 
                    elements(d.kv_layers[i])};
   }
 
-  const auto kernel = p.width <= 4 * persistent::kPageBlocks * kBlockCols ? persistent::decode_kernel<4>
-                                                                         : persistent::decode_kernel<persistent::kMaxPages>;
+  const auto kernel = p.width <= 4 * persistent::kPageBlocks * kBlockCols
+                          ? persistent::decode_kernel<4>
+                          : persistent::decode_kernel<persistent::kMaxPages>;
   constexpr int kShared = static_cast<int>(sizeof(persistent::Shared));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared), "decode_persistent");
   cudaLaunchAttribute cooperative = {};

@@ -6,17 +6,17 @@
 
 namespace saccade::cuda::persistent {
 
-constexpr int kWarps = 8;                       // that multiply
-constexpr int kThreads = 32 * kWarps;           // of those warps
-constexpr int kStreamThreads = 128;             // one of them streams weights: registers move by warpgroups
-constexpr int kMaxRows = 8;                     // columns of an mma
-constexpr int kMaxGroup = 8;                    // query heads of a kv head: rows of an mma that attention uses
-constexpr int kPageBlocks = kWarps;             // a page of weights is one block (16 x 64) for each warp
+constexpr int kWarps = 8;              // that multiply
+constexpr int kThreads = 32 * kWarps;  // of those warps
+constexpr int kStreamThreads = 128;    // one of them streams weights: registers move by warpgroups
+constexpr int kMaxRows = 8;            // columns of an mma
+constexpr int kMaxGroup = 8;           // query heads of a kv head: rows of an mma that attention uses
+constexpr int kPageBlocks = kWarps;    // a page of weights is one block (16 x 64) for each warp
 constexpr int kPageBytes = kPageBlocks * kBlockBytes;
-constexpr int kRing = 13;                       // pages
-constexpr int kSumBuffers = 4;                  // strips whose sums over warps can be pending
-constexpr int kScoreStride = kKvPageTokens + 8; // floats; free of bank conflicts
-constexpr int kMaxSplits = 32;                  // parts of a sequence that attend apart: one lane each when combined
+constexpr int kRing = 13;                        // pages
+constexpr int kSumBuffers = 4;                   // strips whose sums over warps can be pending
+constexpr int kScoreStride = kKvPageTokens + 8;  // floats; free of bank conflicts
+constexpr int kMaxSplits = 32;                   // parts of a sequence that attend apart: one lane each when combined
 constexpr int kMaxCtas = 160;
 constexpr int kMaxLayers = 128;
 
@@ -42,9 +42,9 @@ struct Params {
 
   int rows, depth, width, heads, kv_heads, head_dim, ffn, vocabulary, max_pages;
   float eps, scale;
-  int blocks[kPhases];                         // along K
-  int rounds[kPhases];                         // strips that every share has: every grid-th of the first ones
-  uint16_t rest[kPhases][kMaxCtas + 1];        // those behind them: of each share, rest[i] .. rest[i + 1]
+  int blocks[kPhases];                   // along K
+  int rounds[kPhases];                   // strips that every share has: every grid-th of the first ones
+  uint16_t rest[kPhases][kMaxCtas + 1];  // those behind them: of each share, rest[i] .. rest[i + 1]
   LayerView layers[kMaxLayers];
 };
 

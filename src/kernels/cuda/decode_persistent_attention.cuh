@@ -1,10 +1,10 @@
 // Attention of the persistent decode kernel: one query per sequence over the paged cache.
 //
 // An item is one kv head of a sequence and a run of its pages; how a sequence is split depends on its own length alone.
-// The query heads of the group are rows of both products: scores = q K^T with mma m16n8k16, one m16n8 tile (8 tokens of a
-// page) for each warp, then y = P V, 16 of the Dh columns for each warp over all 64 tokens of the page. Operands go
-// straight from the cache to registers, one page ahead. After a barrier the parts are combined, by a warp for each query
-// head.
+// The query heads of the group are rows of both products: scores = q K^T with mma m16n8k16, one m16n8 tile (8 tokens of
+// a page) for each warp, then y = P V, 16 of the Dh columns for each warp over all 64 tokens of the page. Operands go
+// straight from the cache to registers, one page ahead. After a barrier the parts are combined, by a warp for each
+// query head.
 #pragma once
 
 #include "kernels/cuda/decode_persistent.cuh"
@@ -72,8 +72,7 @@ __device__ __forceinline__ void load_page(const Thread& t, const bf16* kv, const
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int token = 16 * i + j / 2 * 8 + 2 * t.quad + j % 2;
-      o.value[i][j] =
-          token < tokens ? __ldcg(reinterpret_cast<const uint32_t*>(values + kv_offset(token, column))) : 0;
+      o.value[i][j] = token < tokens ? __ldcg(reinterpret_cast<const uint32_t*>(values + kv_offset(token, column))) : 0;
     }
 }
 __device__ __forceinline__ void load_queries(const Thread& t, const Cursor& c, uint4 (&q)[2][2]) {
@@ -89,7 +88,8 @@ __device__ __forceinline__ void load_queries(const Thread& t, const Cursor& c, u
     }
 }
 
-// Waits for the grid; then this CTA's items from `first` on. Its page is asked for before the wait, and once more where this step writes.
+// Waits for the grid; then this CTA's items from `first` on. Its page is asked for before the wait, and once more where
+// this step writes.
 __device__ __forceinline__ void attend(Thread& t, int layer, const Cursor& first) {
   const Params& p = t.p;
   const bf16* kv = p.layers[layer].kv;
@@ -193,8 +193,8 @@ __device__ __forceinline__ void combine(Thread& t) {
       for (int j = 0; j < kBatch; ++j) {
         v[j] = make_float4(0, 0, 0, 0);
         if (part + j < parts && has_columns)
-          v[j] = __ldcg(reinterpret_cast<const float4*>(
-              p.partial + int64_t{row + (part + j) * kMaxGroup} * p.head_dim + column));
+          v[j] = __ldcg(
+              reinterpret_cast<const float4*>(p.partial + int64_t{row + (part + j) * kMaxGroup} * p.head_dim + column));
       }
     };
     const float2 top_sum =

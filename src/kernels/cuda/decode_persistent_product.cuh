@@ -1,9 +1,9 @@
 // Products of the persistent decode kernel: strips of weights from the ring times up to 8 rows.
 //
-// A warp multiplies block `warp` of every page: weights are the 16 rows of mma m16n8k16, activations its 8 columns, so a
-// step costs the same for 1 to 8 rows. Thread (group, quad) takes the 16-byte chunks 2 quad and 2 quad + 1 of rows
-// `group` and `group + 8` of the block, and of row `group` of the activations: both operands see the columns in the same
-// order, all loads are 16 bytes wide, and eight lanes of a shared load touch all banks once.
+// A warp multiplies block `warp` of every page: weights are the 16 rows of mma m16n8k16, activations its 8 columns, so
+// a step costs the same for 1 to 8 rows. Thread (group, quad) takes the 16-byte chunks 2 quad and 2 quad + 1 of rows
+// `group` and `group + 8` of the block, and of row `group` of the activations: both operands see the columns in the
+// same order, all loads are 16 bytes wide, and eight lanes of a shared load touch all banks once.
 #pragma once
 
 #include "kernels/cuda/decode_persistent.cuh"
@@ -64,9 +64,9 @@ __device__ __forceinline__ void multiply_page(Thread& t, float (&sum)[2][4], con
 // What the end of a strip needs from memory, asked for before the sums are there. Of rows 2 quad and 2 quad + 1 of the
 // batch (j), and rows group and group + 8 of the strip.
 struct Operands {
-  float add[2][2];          // [j][half]: what is in h; or [.][half]: the bias
-  float cosine[2], sine[2]; // [j]
-  int slot[2];              // [j]
+  float add[2][2];           // [j][half]: what is in h; or [.][half]: the bias
+  float cosine[2], sine[2];  // [j]
+  int slot[2];               // [j]
 };
 __device__ __forceinline__ Operands load_operands(const Thread& t, int layer, int phase, int strip) {
   const Params& p = t.p;
@@ -187,13 +187,14 @@ __device__ __forceinline__ void normalise(uint4& x, const uint4& weight, float s
   for (int i = 0; i < 4; ++i) {
     uint32_t& pair = (&x.x)[i];
     const uint32_t scaled = pack(low(pair) * scale, high(pair) * scale), w = (&weight.x)[i];
-    const __nv_bfloat162 product = __hmul2(reinterpret_cast<const __nv_bfloat162&>(scaled),
-                                           reinterpret_cast<const __nv_bfloat162&>(w));
+    const __nv_bfloat162 product =
+        __hmul2(reinterpret_cast<const __nv_bfloat162&>(scaled), reinterpret_cast<const __nv_bfloat162&>(w));
     pair = reinterpret_cast<const uint32_t&>(product);
   }
 }
 
-// Waits for the grid and multiplies rms_norm(h) by this CTA's strips. All of the thread's activations stay in registers.
+// Waits for the grid and multiplies rms_norm(h) by this CTA's strips. All of the thread's activations stay in
+// registers.
 template <int kPages>
 __device__ __forceinline__ void normed_products(Thread& t, const bf16* norm, int layer, int phase, bool wait) {
   const Params& p = t.p;

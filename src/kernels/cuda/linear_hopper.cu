@@ -2,10 +2,11 @@
 //
 // One persistent CTA per SM: a producer warp and two consumer warpgroups. A tile of y is kRows x kCols; a stage of the
 // ring holds 64 columns of x [kRows] and of w [kCols], both in the 128-byte swizzle: x is swizzled by its tensor map, a
-// strip of w is stored that way, so its map copies blocks of 2 KiB as they are. With 128 rows, the two CTAs of a cluster
-// have tiles below each other and each copies half of the weights for both. The warpgroups share a tile (64 rows each)
-// or, with kAlternate, take turns: one multiplies a whole tile while the other writes its own, which pays where an SM
-// has several. With 64 rows (few tokens: weights are most of the bytes) each warpgroup has half of the columns.
+// strip of w is stored that way, so its map copies blocks of 2 KiB as they are. With 128 rows, the two CTAs of a
+// cluster have tiles below each other and each copies half of the weights for both. The warpgroups share a tile (64
+// rows each) or, with kAlternate, take turns: one multiplies a whole tile while the other writes its own, which pays
+// where an SM has several. With 64 rows (few tokens: weights are most of the bytes) each warpgroup has half of the
+// columns.
 //
 // Roofline: 2 T N K flops; a stage costs kRows kCols / 32 cycles of the tensor cores and brings 128 (kRows + kCols)
 // bytes into the SM, so a tile of 128 x 192 asks for 53 bytes per cycle, of which L2 gives 37 (weights are shared).

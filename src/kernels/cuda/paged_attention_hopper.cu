@@ -1,8 +1,8 @@
 // paged_attention for Hopper, heads of 128 values: wgmma fed by bulk copies of pages.
 //
-// CTA: two warpgroups of 64 rows each, which share keys (paged_attention.cuh), and a warp that copies keys and values of
-// 64 tokens (32 KiB) at a time into a ring of kStages. Launch: one CTA of 384 threads for each SM, or fewer; each goes
-// through its share of all pairs of row tiles, longest first, and the copies run ahead into the next pair.
+// CTA: two warpgroups of 64 rows each, which share keys (paged_attention.cuh), and a warp that copies keys and values
+// of 64 tokens (32 KiB) at a time into a ring of kStages. Launch: one CTA of 384 threads for each SM, or fewer; each
+// goes through its share of all pairs of row tiles, longest first, and the copies run ahead into the next pair.
 // Operations: 4 * 128 for each visible (row, key); bound by the tensor cores, with 128 rows * 64 keys for every 32 KiB
 // from L2. A warpgroup has S of the next tile in flight while it does the softmax of this one, then adds P V, in turns
 // with the other warpgroup:

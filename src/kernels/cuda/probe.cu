@@ -1,9 +1,8 @@
-#include "kernels/cuda/probe.h"
-
 #include <algorithm>
 #include <memory>
 
 #include "kernels/cuda/check.cuh"
+#include "kernels/cuda/probe.h"
 #include "kernels/cuda/probe_internal.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/stream.h"
@@ -86,7 +85,8 @@ double measure_read_bandwidth(size_t bytes) {
   const unsigned blocks = 2 * static_cast<unsigned>(sm_count());
   const size_t round = static_cast<size_t>(blocks) * kThreads * 4, count = bytes / sizeof(uint4) / round * round;
   const double seconds = best(8, [&] {
-    read_kernel<<<blocks, kThreads>>>(static_cast<const uint4*>(memory.get()), count, static_cast<uint32_t*>(out.get()));
+    read_kernel<<<blocks, kThreads>>>(static_cast<const uint4*>(memory.get()), count,
+                                      static_cast<uint32_t*>(out.get()));
     check_launch("probe");
   });
   return static_cast<double>(count * sizeof(uint4)) / seconds;

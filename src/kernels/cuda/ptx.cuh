@@ -100,8 +100,8 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
 __device__ __forceinline__ void bulk_copy_evict_first(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
   constexpr uint64_t kEvictFirst = 0x12f0000000000000;  // as createpolicy.fractional.L2::evict_first makes it
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-          to),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(to),
       "l"(from), "r"(bytes), "r"(barrier), "l"(kEvictFirst)
       : "memory");
 }

@@ -153,8 +153,8 @@ class QwenModel final : public Model {
     for (size_t i = 0; i < parts.size(); ++i) {
       const Patches& p = inputs[i]->patches;
       const bool video = parts[i]->type == ContentPart::Type::kVideo;
-      grids.push_back({video, p.grid_t, p.grid_h / config_.vision.merge, p.grid_w / config_.vision.merge,
-                       p.second_per_grid});
+      grids.push_back(
+          {video, p.grid_t, p.grid_h / config_.vision.merge, p.grid_w / config_.vision.merge, p.second_per_grid});
       inputs[i]->tokens = grids.back().tokens();
       if (!video) prompt.pictures.push_back(inputs[i]->picture);
       prompt.media.push_back(std::move(inputs[i]));

@@ -41,9 +41,9 @@ struct Size {
 // rounding. Throws Error naming `origin` when the aspect ratio is over 200.
 Size smart_resize(int height, int width, int factor, int64_t min_pixels, int64_t max_pixels, const std::string& origin);
 
-// Sizes that a picture and the frames of a clip are resized to: for a clip smart_resize(video_min_pixels, the smaller of
-// video_max_pixels and an even share of video_total_pixels that is at least 1.05 * video_min_pixels). Throw Error, also
-// for a clip without frames, with frames of several sizes or without a rate.
+// Sizes that a picture and the frames of a clip are resized to: for a clip smart_resize(video_min_pixels, the smaller
+// of video_max_pixels and an even share of video_total_pixels that is at least 1.05 * video_min_pixels). Throw Error,
+// also for a clip without frames, with frames of several sizes or without a rate.
 Size size_of(const media::Image& image, const PreprocessConfig& config, const std::string& origin);
 Size size_of(const media::Video& video, const PreprocessConfig& config, const std::string& origin);
 

@@ -12,8 +12,8 @@ TextModel::TextModel(const Config& config, DType dtype, Weights& weights) : conf
     ops::DecoderLayer w;
     w.attention_norm = weights.tensor(prefix + "input_layernorm.weight", {hidden});
     w.mlp_norm = weights.tensor(prefix + "post_attention_layernorm.weight", {hidden});
-    w.qkv = weights.qkv({attention + "q_proj", q_rows}, {attention + "k_proj", kv_rows}, {attention + "v_proj", kv_rows},
-                        head_dim, hidden, true);
+    w.qkv = weights.qkv({attention + "q_proj", q_rows}, {attention + "k_proj", kv_rows},
+                        {attention + "v_proj", kv_rows}, head_dim, hidden, true);
     w.output = weights.linear({{attention + "o_proj", hidden}}, q_rows, false);
     w.gate_up = weights.gate_up(mlp + "gate_proj", mlp + "up_proj", ffn, hidden, false);
     w.down = weights.linear({{mlp + "down_proj", hidden}}, ffn, false);
