@@ -61,7 +61,7 @@ const std::vector<Stack> kStacks = {
       {"o", 2048, 2048, kAdd, false},
       {"gate_up", 22016, 2048, kGates, false},
       {"down", 2048, 11008, kAdd, false}},
-     {997, 512, 1039, 2545, 3269, 4096, 8192}},
+     {997, 1039, 512, 2545, 3269, 4096, 8192}},
     {"7B",
      {{"qkv", 4608, 3584, kStore, true},
       {"o", 3584, 3584, kAdd, false},

@@ -2,16 +2,15 @@
 //
 // One persistent CTA per SM: a producer warp and two consumer warpgroups. A tile of y is kRows x kCols; a stage of the
 // ring holds 64 columns of x [kRows] and of w [kCols], both in the 128-byte swizzle: x is swizzled by its tensor map, a
-// strip of w is stored that way, so its map copies blocks of 2 KiB as they are. With 128 rows, the two CTAs of a
-// cluster have tiles below each other and each copies half of the weights for both. The warpgroups share a tile (64
-// rows each) or, with kAlternate, take turns: one multiplies a whole tile while the other writes its own, which pays
-// where an SM has several. With 64 rows (few tokens: weights are most of the bytes) each warpgroup has half of the
-// columns.
+// strip of w is stored that way, so its map copies blocks of 2 KiB as they are. The CTAs of a cluster of two have tiles
+// below each other, and each copies half of the weights for both. With 128 rows the warpgroups share a tile (64 rows
+// each) or, with kAlternate, take turns: one multiplies a whole tile while the other writes its own, which pays where
+// an SM has several. With 64 rows (few tokens: weights are most of the bytes) each warpgroup has half of the columns.
 //
 // Roofline: 2 T N K flops; a stage costs kRows kCols / 32 cycles of the tensor cores and brings 128 (kRows + kCols)
-// bytes into the SM, so a tile of 128 x 192 asks for 53 bytes per cycle, of which L2 gives 37 (weights are shared).
-// Which tile runs is chosen by an estimate of the waves. Sums are float, in the order of K (16 at a time) whatever the
-// tile, so a row does not depend on T.
+// bytes into the SM, so a tile of 128 x 192 asks for 53 bytes per cycle, of which L2 gives 37 where weights are shared.
+// Which tile runs is chosen by an estimate of the waves: pairs are the cheaper ones, single CTAs waste no rows of a
+// pair. Sums are float, in the order of K (16 at a time) whatever the tile, so a row does not depend on T.
 #include <cuda.h>
 
 #include <algorithm>
@@ -32,9 +31,8 @@ constexpr int kBarrierBytes = (kMaxStages * 2 + 2) * 8;
 constexpr int kRasterRows = 2048;  // rows of x that stay in L2 while weights pass
 
 // kAlternate: a tile belongs to one warpgroup; the other one computes while this one writes.
-template <int kRows, int kCols, bool kAlternate>
+template <int kRows, int kCols, int kCluster, bool kAlternate>
 struct Tile {
-  static constexpr int kCluster = kRows == 128 ? 2 : 1;
   static constexpr int kWarpgroupCols = kRows == 128 ? kCols : kCols / 2;
   static constexpr int kPieces = kAlternate ? 2 : 1;   // of 64 rows, of a warpgroup
   static constexpr int kReaders = kAlternate ? 4 : 8;  // warps that read a stage
@@ -124,20 +122,19 @@ __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-template <int kRows, int kCols, bool kAlternate>
-__global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
+template <int kRows, int kCols, int kCluster, bool kAlternate>
+__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     linear_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                   const __grid_constant__ LinearArgs args) {
-  using T = Tile<kRows, kCols, kAlternate>;
+  using T = Tile<kRows, kCols, kCluster, kAlternate>;
   extern __shared__ uint8_t shared[];
   const uint32_t stages = (shared_address(shared) + 1023) & ~1023u;  // the same in both CTAs
   const uint32_t full = stages + T::kStages * T::kStageBytes, empty = full + T::kStages * 8,
                  turns = empty + T::kStages * 8;
-  const int warp = threadIdx.x / 32, rank = T::kCluster > 1 ? cluster_rank() : 0;
-  const int first_tile = blockIdx.x / T::kCluster, step = gridDim.x / T::kCluster;
-  const int row_tiles = (args.rows + kRows * T::kCluster - 1) / (kRows * T::kCluster);
-  const Raster raster = {row_tiles, (args.outs + kCols - 1) / kCols,
-                         min(row_tiles, kRasterRows / (kRows * T::kCluster))};
+  const int warp = threadIdx.x / 32, rank = kCluster > 1 ? cluster_rank() : 0;
+  const int first_tile = blockIdx.x / kCluster, step = gridDim.x / kCluster;
+  const int row_tiles = (args.rows + kRows * kCluster - 1) / (kRows * kCluster);
+  const Raster raster = {row_tiles, (args.outs + kCols - 1) / kCols, min(row_tiles, kRasterRows / (kRows * kCluster))};
   const int blocks = (args.cols + kBlockCols - 1) / kBlockCols;
 
   if (threadIdx.x == kThreads - 128) {
@@ -147,12 +144,12 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < T::kStages; ++s) {
       mbarrier_init(full + 8 * s, 1);
-      mbarrier_init(empty + 8 * s, T::kCluster * T::kReaders);  // a lane of every consumer warp that reads it
+      mbarrier_init(empty + 8 * s, kCluster * T::kReaders);  // a lane of every consumer warp that reads it
     }
     for (int g = 0; g < kConsumers; ++g) mbarrier_init(turns + 8 * g, 4);
     fence_barrier_init();
   }
-  if constexpr (T::kCluster > 1)
+  if constexpr (kCluster > 1)
     cluster_sync();
   else
     __syncthreads();
@@ -163,10 +160,10 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
     if (warp == 4 * kConsumers && threadIdx.x % 32 == 0) {
       const auto copy_w = [&](const Ring& ring, int block, int col_tile) {
         const uint32_t to = stages + ring.stage * T::kStageBytes + T::kXBytes, barrier = full + 8 * ring.stage;
-        constexpr int kStrips = kCols / kStripRows / T::kCluster;
-        const int strip = (col_tile * T::kCluster + rank) * kStrips;
+        constexpr int kStrips = kCols / kStripRows / kCluster;
+        const int strip = (col_tile * kCluster + rank) * kStrips;
         mbarrier_expect(barrier, T::kStageBytes);
-        if constexpr (T::kCluster > 1)
+        if constexpr (kCluster > 1)
           share_strips(to + rank * kStrips * kBlockBytes, w_map, block, strip, barrier);
         else
           copy_strips(to, w_map, block, strip, barrier);
@@ -180,7 +177,7 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
       pdl_wait();
       for (int tile = first_tile; tile < raster.count(); tile += step) {
         const int2 at = raster.at(tile);
-        const int row = (at.x * T::kCluster + rank) * kRows;
+        const int row = (at.x * kCluster + rank) * kRows;
         for (int b = 0; b < blocks; ++b, ring.advance(T::kStages)) {
           if (tile != first_tile || b >= ahead) {
             mbarrier_wait(empty + 8 * ring.stage, ring.phase ^ 1);
@@ -201,8 +198,8 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
     const int group_row = kRows == 128 && !kAlternate ? group * 64 : 0, group_col = kRows == 128 ? 0 : group * kN;
     const int lane = threadIdx.x % 32, lane_row = group_row + warp % 4 * 16 + lane / 4;
     const auto release = [&](int stage) {
-      if (lane < T::kCluster) {
-        if constexpr (T::kCluster > 1)
+      if (lane < kCluster) {
+        if constexpr (kCluster > 1)
           arrive_at(empty + 8 * stage, lane);
         else
           mbarrier_arrive(empty + 8 * stage);
@@ -221,7 +218,7 @@ __global__ void __cluster_dims__(Tile<kRows, kCols, kAlternate>::kCluster, 1, 1)
       if (kAlternate) mbarrier_wait(turns + 8 * group, turn);
       turn ^= 1;
       const int2 at = raster.at(tile);
-      const int row = (at.x * T::kCluster + rank) * kRows;
+      const int row = (at.x * kCluster + rank) * kRows;
       if (row >= args.rows) {  // the lower tile of the last pair may have no rows
         for (int b = 0; b < blocks; ++b, ring.advance(T::kStages)) {
           mbarrier_wait(full + 8 * ring.stage, ring.phase);
@@ -270,16 +267,21 @@ struct Variant {
   int cluster, shared;
   void (*kernel)(const CUtensorMap, const CUtensorMap, const LinearArgs);
 };
-template <int kRows, int kCols, bool kAlternate = false>
+template <int kRows, int kCols, int kCluster, bool kAlternate = false>
 constexpr Variant variant() {
-  using T = Tile<kRows, kCols, kAlternate>;
-  return {kRows, kCols, kAlternate, T::kCluster, T::kShared, linear_kernel<kRows, kCols, kAlternate>};
+  return {kRows,
+          kCols,
+          kAlternate,
+          kCluster,
+          Tile<kRows, kCols, kCluster, kAlternate>::kShared,
+          linear_kernel<kRows, kCols, kCluster, kAlternate>};
 }
-const std::array kVariants = {variant<64, 64>(),        variant<64, 128>(),        variant<64, 256>(),
-                              variant<128, 64>(),       variant<128, 96>(),        variant<128, 128>(),
-                              variant<128, 160>(),      variant<128, 192>(),       variant<128, 224>(),
-                              variant<128, 256>(),      variant<128, 128, true>(), variant<128, 160, true>(),
-                              variant<128, 192, true>()};
+const std::array kVariants = {variant<64, 64, 1>(),         variant<64, 128, 1>(),        variant<64, 256, 1>(),
+                              variant<128, 64, 2>(),        variant<128, 96, 2>(),        variant<128, 128, 2>(),
+                              variant<128, 160, 2>(),       variant<128, 224, 2>(),       variant<128, 256, 2>(),
+                              variant<128, 128, 2, true>(), variant<128, 160, 2, true>(), variant<128, 192, 2, true>(),
+                              variant<128, 160, 1>(),       variant<128, 192, 1>(),       variant<128, 256, 1>(),
+                              variant<128, 160, 1, true>(), variant<128, 192, 1, true>()};
 
 bool takes(const Variant& v, const LinearArgs& args) {
   const int warpgroup_cols = v.rows == 128 ? v.cols : v.cols / 2;
@@ -289,10 +291,11 @@ bool takes(const Variant& v, const LinearArgs& args) {
 // Cycles of the busiest SM: a stage takes as long as the tensor cores (at the clock that power leaves) or the copies
 // need; a tile is written by both warpgroups when it is done, or by one while the other computes.
 double estimate(const Variant& v, const LinearArgs& args) {
-  constexpr double kBytesPerCycle = 48, kMath = 1.3 / 32, kWrite = 0.15;
+  constexpr double kMath = 1.3 / 32, kWrite = 0.15;
+  const double bytes_per_cycle = v.cluster == 2 ? 48 : 44;
   const int row_tiles = (args.rows + v.rows * v.cluster - 1) / (v.rows * v.cluster);
   const int tiles = row_tiles * ((args.outs + v.cols - 1) / v.cols), slots = sm_count() / v.cluster;
-  const double stage = std::max(v.rows * v.cols * kMath, (v.rows + v.cols) * 128 / kBytesPerCycle);
+  const double stage = std::max(v.rows * v.cols * kMath, (v.rows + v.cols) * 128 / bytes_per_cycle);
   const double sums = static_cast<double>(blocks_of(args.cols)) * stage, write = v.rows * v.cols * kWrite;
   const int waves = (tiles + slots - 1) / slots;
   return v.alternate ? waves * std::max(sums, 2 * write) + 2 * write : waves * (sums + write);
