@@ -22,7 +22,8 @@ void paged_attention(Stream stream, const Tensor& q, const Tensor& kv_layer, con
 
 // Full attention inside segments: qkv [P,3,H,Dh] in plain order, cu_seqlens [n+1] I32 on the device from 0 to P, no
 // segment longer than `longest`; y [P, H*Dh]. Dh is a multiple of 8 up to 128. cos_sin [P,2,Dh/2] F32 turns q and k
-// first (half-split pairs i, i + Dh/2; in float, rounded once), as ops::vision_rope_ does. qkv may be overwritten.
+// first (half-split pairs i, i + Dh/2; in float, rounded once), as ops::vision_rope_ does; without data, nothing is
+// turned. qkv may be overwritten. A row's result depends on its segment alone, bit for bit.
 void segment_attention(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& cu_seqlens,
                        int64_t longest, float scale, const Tensor& y);
 

@@ -1,10 +1,12 @@
 // Full attention inside segments of at most 64 rows (windows of a vision tower) for heads of 80 values, Hopper.
 //
-// A unit of work is a head of a window; the CTAs, one per SM, have equal runs of units. Four warps bring q, k and v of
-// a unit by cp.async into the order that wgmma reads without swizzle, [10 chunks of 16 bytes][64 rows], kStages units
-// ahead, and cos and sin once per window. Three warpgroups take turns: turn q and k in place, scores by m64n64k16, the
-// whole softmax in registers, its product with the values by m64n80k16 (probabilities rounded to BF16).
+// A unit of work is a head of a window; the CTAs, one per SM, have equal runs of units. A thread brings q, k and v of a
+// unit as tensor boxes with the 32-byte swizzle (five units of 16 columns make 80), kStages units ahead; four warps
+// bring cos and sin once per window. Three warpgroups take turns: turn q and k in place, scores by m64n64k16, the whole
+// softmax in registers, its product with the values by m64n80k16 (probabilities rounded to BF16).
 // 8*P*H*80 bytes, 32 flops a byte: memory bounds it.
+#include <cuda.h>
+
 #include <algorithm>
 
 #include "kernels/cuda/check.cuh"
@@ -17,12 +19,11 @@ namespace {
 constexpr int kDim = 80, kChunks = kDim / 8, kRows = kWindowRows;
 constexpr int kWarpgroups = 3, kCopyThreads = 128, kThreads = kWarpgroups * 128 + kCopyThreads;
 constexpr int kStages = 6;
-constexpr int kChunkBytes = kRows * 16 + 16;  // chunks of a row are in different banks
-constexpr int kTileBytes = kChunks * kChunkBytes;
+constexpr int kUnitBytes = kRows * 32;  // 16 columns: rows of 32 bytes, two chunks that swap every four rows
+constexpr int kTileBytes = kDim / 16 * kUnitBytes;
 constexpr int kTurnBytes = kDim * 4 + 16;  // of a row; rows are in different banks
 
 struct Args {
-  const bf16* qkv;
   const float* cos_sin;  // null: nothing to turn
   const int* cu_seqlens;
   int heads, units;
@@ -31,7 +32,7 @@ struct Args {
 };
 
 struct Shared {
-  alignas(128) unsigned char tiles[kStages][3][kTileBytes];  // q, k, v
+  alignas(256) unsigned char tiles[kStages][3][kTileBytes];  // q, k, v
   alignas(128) unsigned char turns[2][kRows * kTurnBytes];   // of a window and the next one
   uint64_t full[kStages], empty[kStages], turns_full[2], turns_empty[2];
 };
@@ -55,19 +56,16 @@ __device__ __forceinline__ void arrive_after_copies(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Copies rows of kRowChunks chunks: a thread has one chunk of every few rows.
-template <int kRowChunks, class Copy>
-__device__ __forceinline__ void for_rows(int thread, Copy&& copy) {
-  constexpr int kPass = kCopyThreads / kRowChunks;  // rows
-  const int chunk = thread % kRowChunks, row = thread / kRowChunks;
-  if (row >= kPass) return;
-#pragma unroll
-  for (int r = 0; r < kRows; r += kPass)
-    if (r + kPass <= kRows || row + r < kRows) copy(row + r, chunk);
+// 64 rows of five units of 16 columns; rows past the end of qkv are zeros.
+__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& qkv, int row, int unit, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
+      "[%5];" ::"r"(to),
+      "l"(&qkv), "r"(0), "r"(row), "r"(unit), "r"(barrier)
+      : "memory");
 }
 
-__device__ void produce(const Args& args, Shared& s, int first, int count, int thread) {
-  const int stride = 3 * args.heads * kDim, part = args.heads * kDim;
+__device__ void produce(const CUtensorMap& qkv, const Args& args, Shared& s, int first, int count, int thread) {
   Unit unit(args, first);
   for (int index = 0, window = -1; index < count; ++index, unit.advance(args, 1)) {
     unit.find_rows(args);
@@ -76,44 +74,49 @@ __device__ void produce(const Args& args, Shared& s, int first, int count, int t
       mbarrier_wait(shared_address(&s.turns_empty[window % 2]), window / 2 % 2 ^ 1);
       const float* from = args.cos_sin + int64_t{unit.begin} * kDim;
       const uint32_t to = shared_address(s.turns[window % 2]);
-      for_rows<kDim / 4>(thread, [&](int row, int chunk) {
-        if (row < unit.rows) cp_async_16(to + row * kTurnBytes + chunk * 16, from + row * kDim + chunk * 4);
-      });
+      for (int i = thread; i < unit.rows * (kDim / 4); i += kCopyThreads)
+        cp_async_16(to + i / (kDim / 4) * kTurnBytes + i % (kDim / 4) * 16, from + 4 * i);
       arrive_after_copies(&s.turns_full[window % 2]);
     }
     const int stage = index % kStages;
     mbarrier_wait(shared_address(&s.empty[stage]), index / kStages % 2 ^ 1);
-    const bf16* from = args.qkv + int64_t{unit.rows > 0 ? unit.begin : 0} * stride + unit.head * kDim;
-    const uint32_t to = shared_address(s.tiles[stage][0]);
-    for_rows<kChunks>(thread, [&](int row, int chunk) {
-      const bool there = row < unit.rows;
-      const bf16* q = from + (there ? row * stride + chunk * 8 : 0);
-      const uint32_t place = to + chunk * kChunkBytes + row * 16;
-      if (there) {
-        cp_async_16(place, q);
-        cp_async_16(place + kTileBytes, q + part);
-      }
-      cp_async_16_or_zero(place + 2 * kTileBytes, q + 2 * part, there ? 16 : 0);
-    });
-    arrive_after_copies(&s.full[stage]);
+    if (thread == 0) {
+      const uint32_t full = shared_address(&s.full[stage]);
+      mbarrier_expect(full, unit.rows > 0 ? 3 * kTileBytes : 0);
+      for (int which = 0; which < 3 && unit.rows > 0; ++which)
+        copy_box(shared_address(s.tiles[stage][which]), qkv, unit.begin, (which * args.heads + unit.head) * (kDim / 16),
+                 full);
+    }
   }
+}
+
+__device__ __forceinline__ int chunk_offset(int row, int chunk) {
+  return chunk / 2 * kUnitBytes + row * 32 + (chunk % 2 ^ row / 4 % 2) * 16;
 }
 
 // A thread turns a row of q or k.
 __device__ __forceinline__ void turn(unsigned char* tiles, const unsigned char* turns) {
   const int row = threadIdx.x % kRows;
-  unsigned char* const x = tiles + threadIdx.x % 128 / kRows * kTileBytes + row * 16;
+  unsigned char* const x = tiles + threadIdx.x % 128 / kRows * kTileBytes;
   const auto* cos = reinterpret_cast<const float4*>(turns + row * kTurnBytes);
   const auto* sin = cos + kDim / 8;
 #pragma unroll
   for (int c = 0; c < kChunks / 2; ++c) {
-    auto& low = *reinterpret_cast<uint4*>(x + c * kChunkBytes);
-    auto& high = *reinterpret_cast<uint4*>(x + (c + kChunks / 2) * kChunkBytes);
+    auto& low = *reinterpret_cast<uint4*>(x + chunk_offset(row, c));
+    auto& high = *reinterpret_cast<uint4*>(x + chunk_offset(row, c + kChunks / 2));
     uint4 a = low, b = high;
     turn_eight(a, b, cos + 2 * c, sin + 2 * c);
     low = a;
     high = b;
   }
+}
+
+// Rows of other windows must not meet the values, not even with weight 0: they could be infinite.
+__device__ __forceinline__ void clear_values(unsigned char* v, int rows) {
+  const int row = threadIdx.x % kRows, half = threadIdx.x % 128 / kRows * (kChunks / 2);
+  if (row < rows) return;
+#pragma unroll
+  for (int c = 0; c < kChunks / 2; ++c) *reinterpret_cast<uint4*>(v + chunk_offset(row, half + c)) = {0, 0, 0, 0};
 }
 
 __device__ void consume(const Args& args, Shared& s, int first, int count, int warpgroup) {
@@ -128,18 +131,20 @@ __device__ void consume(const Args& args, Shared& s, int first, int count, int w
     if (args.cos_sin) mbarrier_wait(shared_address(&s.turns_full[unit.window % 2]), unit.window / 2 % 2);
     mbarrier_wait(shared_address(&s.full[stage]), index / kStages % 2);
     if (args.cos_sin) turn(s.tiles[stage][0], s.turns[unit.window % 2]);
+    if (unit.rows < kRows) clear_values(s.tiles[stage][2], unit.rows);
     fence_proxy_async_shared();
     asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
 
     const uint32_t tiles = shared_address(s.tiles[stage][0]);
-    const uint64_t q = matrix(tiles, kChunkBytes, 128), k = matrix(tiles + kTileBytes, kChunkBytes, 128);
-    const uint64_t v = matrix(tiles + 2 * kTileBytes, 128, kChunkBytes);
+    constexpr uint64_t kSwizzle32 = uint64_t{3} << 62;
+    const uint64_t q = matrix(tiles, 16, 256) | kSwizzle32, k = matrix(tiles + kTileBytes, 16, 256) | kSwizzle32;
+    const uint64_t v = matrix(tiles + 2 * kTileBytes, kUnitBytes, 256) | kSwizzle32;
     float x[32];
     pin(x);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step)
-      wgmma_scores(x, q + step * (2 * kChunkBytes / 16), k + step * (2 * kChunkBytes / 16), step > 0);
+      wgmma_scores(x, q + step * (kUnitBytes / 16), k + step * (kUnitBytes / 16), step > 0);
     wgmma_commit();
     wgmma_wait<0>();
     pin(x);
@@ -169,7 +174,7 @@ __device__ void consume(const Args& args, Shared& s, int first, int count, int w
     pin(sums);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < kRows / 16; ++step) wgmma_values(sums, p + 4 * step, v + step * (2 * 128 / 16));
+    for (int step = 0; step < kRows / 16; ++step) wgmma_values(sums, p + 4 * step, v + step * (2 * 256 / 16));
     wgmma_commit();
     wgmma_wait<0>();
     pin(sums);
@@ -184,12 +189,13 @@ __device__ void consume(const Args& args, Shared& s, int first, int count, int w
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 1) segment_windows(const Args args) {
-  extern __shared__ __align__(128) unsigned char memory[];
+__global__ void __launch_bounds__(kThreads, 1)
+    segment_windows(const __grid_constant__ CUtensorMap qkv, const Args args) {
+  extern __shared__ __align__(256) unsigned char memory[];
   Shared& s = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      mbarrier_init(shared_address(&s.full[i]), kCopyThreads);
+      mbarrier_init(shared_address(&s.full[i]), 1);
       mbarrier_init(shared_address(&s.empty[i]), 4);
     }
     for (int i = 0; i < 2; ++i) {
@@ -205,9 +211,29 @@ __global__ void __launch_bounds__(kThreads, 1) segment_windows(const Args args) 
   const int count = static_cast<int>(int64_t{args.units} * (blockIdx.x + 1) / gridDim.x) - first;
   const int warpgroup = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
   if (warpgroup == kWarpgroups)
-    produce(args, s, first, count, threadIdx.x % 128);
+    produce(qkv, args, s, first, count, threadIdx.x % 128);
   else
     consume(args, s, first, count, warpgroup);
+}
+
+// qkv as [3*H*5 units of 16 columns][P rows][16 columns], copied in boxes of 5 x 64 x 16.
+CUtensorMap map_of(const Tensor& qkv) {
+  static const auto encode = [] {
+    void* symbol = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &symbol, 12000, cudaEnableDefault, &found),
+          "cuTensorMapEncodeTiled");
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(symbol);
+  }();
+  const auto rows = static_cast<cuuint64_t>(qkv.dim(0)), heads = static_cast<cuuint64_t>(qkv.dim(2));
+  const cuuint64_t sizes[] = {16, rows, 3 * heads * (kDim / 16)}, strides[] = {3 * heads * kDim * 2, 32};
+  const cuuint32_t box[] = {16, kRows, kDim / 16}, steps[] = {1, 1, 1};
+  CUtensorMap map;
+  const CUresult result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, qkv.data, sizes, strides, box, steps,
+                                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_32B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  CHECK(result == CUDA_SUCCESS, "tensor map of {}: CUDA error {}", qkv.describe(), static_cast<int>(result));
+  return map;
 }
 
 }  // namespace
@@ -218,7 +244,6 @@ bool segment_windows_fit(const Tensor& qkv) { return qkv.dim(3) == kDim && qkv.d
 void segment_attention_windows(Stream stream, const Tensor& qkv, const Tensor& cos_sin, const Tensor& cu_seqlens,
                                float scale, const Tensor& y) {
   Args args = {};
-  args.qkv = static_cast<const bf16*>(qkv.data);
   args.cos_sin = static_cast<const float*>(cos_sin.data);
   args.cu_seqlens = cu_seqlens.as<int32_t>();
   args.heads = static_cast<int>(qkv.dim(2));
@@ -228,7 +253,7 @@ void segment_attention_windows(Stream stream, const Tensor& qkv, const Tensor& c
   check(cudaFuncSetAttribute(segment_windows, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)),
         "segment_attention");
   launch_pdl("segment_attention: windows", segment_windows, dim3(std::min(sm_count(), args.units)), dim3(kThreads),
-             sizeof(Shared), stream, args);
+             sizeof(Shared), stream, map_of(qkv), args);
 }
 
 }  // namespace saccade::cuda
