@@ -2,8 +2,8 @@
 // CUDA graph and as plain launches, its kernels on their own, and the share of the bound (weights and cache read once
 // at 4.65 TB/s).
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
@@ -161,20 +161,13 @@ struct Bench {
     return sum + static_cast<double>(rows * context * s.kv_heads * s.head_dim * 4 * s.depth);
   }
 
-  void whole(int64_t rows, bool launches) {
+  void whole(int64_t rows) {
     const DecodeStep t = step(rows);
     const auto run = [&] { decode_chained(stream, d, t); };
-    if (std::getenv("CHAIN_SYNC")) {
-      for (int i = 0; i < 3; ++i) run();
-      check(cudaDeviceSynchronize(), "sync");
-      std::printf("B=%d ran\n", static_cast<int>(rows));
-      return;
-    }
     const double graph = graph_ms(stream, 15, run), bound = bytes(rows) / kBandwidth * 1e3;
     std::printf("%s B=%-2d graph %.3f ms (%.0f%% of bound %.3f)", s.name, static_cast<int>(rows), graph,
                 100 * bound / graph, bound);
-    if (launches) std::printf(", launches %.3f ms", time_ms(stream, 15, run));
-    std::printf("\n");
+    std::printf(", launches %.3f ms\n", time_ms(stream, 15, run));
     std::fflush(stdout);
     for (const Tensor* x : {&t.h, &t.cos_sin, &t.slots, &t.kv.kv_lens, &t.kv.page_table, &t.logits, &t.workspace})
       cudaFree(x->data);
@@ -291,24 +284,12 @@ void Bench::kernels(int64_t rows64) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string what = argc > 1 ? argv[1] : "3B";
-  for (int i = 2; i < argc; ++i) {
-    std::string arg = argv[i];
-    const size_t at = arg.find('=');
-    setenv(arg.substr(0, at).c_str(), arg.substr(at + 1).c_str(), 1);
-    std::printf("-- %s ", argv[i]);
-  }
-  std::printf("\n");
-  const bool full = std::getenv("FULL") != nullptr;
+  const std::string only = argc > 1 ? argv[1] : "";
   for (const Shape& s : kShapes) {
-    if (what != s.name) continue;
-    Shape shape = s;
-    if (std::getenv("DEPTH")) shape.depth = atoi(std::getenv("DEPTH"));
-    Bench bench(shape, 1061);
-    for (const int64_t rows : {16, 32, 64})
-      if (!std::getenv("ROWS") || atoi(std::getenv("ROWS")) == rows) bench.whole(rows, full);
-    if (std::getenv("KERNELS"))
-      for (const int64_t rows : {16, 64}) bench.kernels(rows);
+    if (!only.empty() && only != s.name) continue;
+    Bench bench(s, 1061);
+    for (const int64_t rows : {1, 16, 32, 64}) bench.whole(rows);
+    for (const int64_t rows : {16, 64}) bench.kernels(rows);
   }
   return 0;
 }

@@ -118,6 +118,7 @@ enum class Which { kAll, kOld, kNew };
 template <int kDh>
 __device__ void copy_pages(const Attention& a, const Cursor& c, const int* ids, bool value, uint32_t to, Which which) {
   constexpr int kChunks = kKvPageTokens * kDh / 8;
+#pragma unroll
   for (int p = 0; p < kStepPages; ++p) {
     const bool newest = c.page + p >= c.pages - 1;
     if (which != Which::kAll && newest != (which == Which::kNew)) continue;
@@ -125,8 +126,10 @@ __device__ void copy_pages(const Attention& a, const Cursor& c, const int* ids, 
     const bf16* from =
         a.kv + ((static_cast<int64_t>(ids[p]) * 2 + value) * a.kv_heads + c.kv_head) * kKvPageTokens * kDh;
 #pragma unroll
-    for (int i = threadIdx.x; i < kChunks; i += kThreads)
+    for (int j = 0; j < kChunks / kThreads; ++j) {
+      const int i = threadIdx.x + j * kThreads;
       cp_async_16_or_zero(to + p * page_bytes<kDh>() + 16 * i, from + 8 * i, i / 8 % 64 < tokens ? 16 : 0);
+    }
   }
 }
 
