@@ -34,52 +34,28 @@ __device__ inline u64 philox(u64 seed, u64 position) {
 
 inline constexpr double kOne = 0x1p44;  // as a fixed-point weight; none is more
 
-// Weights e^((x - max) / T) of n keys, scale = log2(e) / T. Side by side, to hide the latency of each; not inlined,
-// because inside larger functions ptxas puts them one after the other.
-template <class T, int n>
-struct Several {
-  T of[n];
-};
-template <int n>
-__device__ __noinline__ Several<u64, n> weights_of(Several<uint32_t, n> keys, double max, double scale) {
-  constexpr double kInteger = 0x1.8p52;  // adding it leaves a rounded integer in the low bits
-  // (2^f - 1) / f for |f| <= 1/2, interpolated at the Chebyshev nodes: 2^f to 2^-44.6
-  constexpr double kPower[] = {0.6931471805599453,    0.2402265069581299,     0.055504108664760424,
-                               0.009618129159402558,  0.0013333558179043112,  0.00015403455852453838,
-                               1.525268684626772e-05, 1.3255224878668817e-06, 1.0203121063391729e-07};
-  double f[n], p[n], unit[n];
-  bool counts[n];
-#pragma unroll
-  for (int u = 0; u < n; ++u) {
-    const double y = (static_cast<double>(value_of(keys.of[u])) - max) * scale, whole = y + kInteger;
-    counts[u] = y > -46;
-    unit[u] = __hiloint2double((1023 + 44 + __double2loint(whole)) << 20, 0);  // kOne * 2^whole
-    f[u] = y - (whole - kInteger);
-    // In the order of Estrin, whose chain of dependent products is half as long as Horner's.
-    const double f2 = f[u] * f[u], f4 = f2 * f2;
-    const auto pair = [&](int i) { return fma(kPower[i + 1], f[u], kPower[i]); };
-    p[u] = fma(fma(fma(kPower[8], f2, pair(6)), f2, pair(4)), f4, fma(pair(2), f2, pair(0)));
-  }
-  Several<u64, n> weights;
-#pragma unroll
-  for (int u = 0; u < n; ++u) {
-    p[u] = fma(fma(p[u], f[u], 1.0), unit[u], 0x1p52);
-    weights.of[u] = counts[u] ? __double_as_longlong(p[u]) & ((u64{1} << 52) - 1) : 0;
-  }
-  return weights;
-}
-
+// Weights e^((x - max) / T) of keys, without branches.
 struct Weigh {
-  double max, scale;
+  double max, scale;  // log2(e) / T
 
   template <int n>
-  __device__ void operator()(const uint32_t (&keys)[n], u64 (&weights)[n]) const {
-    Several<uint32_t, n> k;
+  __device__ __forceinline__ void operator()(const uint32_t (&keys)[n], u64 (&weights)[n]) const {
+    constexpr double kInteger = 0x1.8p52;  // adding it leaves a rounded integer in the low bits
+    // (2^f - 1) / f for |f| <= 1/2, interpolated at the Chebyshev nodes: 2^f to 2^-44.6
+    constexpr double kPower[] = {0.6931471805599453,    0.2402265069581299,     0.055504108664760424,
+                                 0.009618129159402558,  0.0013333558179043112,  0.00015403455852453838,
+                                 1.525268684626772e-05, 1.3255224878668817e-06, 1.0203121063391729e-07};
 #pragma unroll
-    for (int u = 0; u < n; ++u) k.of[u] = keys[u];
-    const Several<u64, n> w = weights_of(k, max, scale);
+    for (int u = 0; u < n; ++u) {
+      const double y = (static_cast<double>(value_of(keys[u])) - max) * scale, whole = y + kInteger;
+      const double f = y - (whole - kInteger);
+      double p = kPower[8];
 #pragma unroll
-    for (int u = 0; u < n; ++u) weights[u] = w.of[u];
+      for (int i = 7; i >= 0; --i) p = fma(p, f, kPower[i]);
+      const double unit = __hiloint2double((1023 + 44 + __double2loint(whole)) << 20, 0);  // kOne * 2^whole
+      const u64 bits = __double_as_longlong(fma(fma(p, f, 1.0), unit, 0x1p52)) & ((u64{1} << 52) - 1);
+      weights[u] = y > -46 ? bits : 0;
+    }
   }
 };
 
