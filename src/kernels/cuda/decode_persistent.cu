@@ -1,19 +1,14 @@
 // One kernel per token: all layers of a dense decoder and its head, for 1 to 8 sequences.
 //
-// One CTA on each SM, launched cooperatively, walks through five phases a layer (qkv with norm, bias, rope and append;
-// attention; output; gate and up; down) with a barrier of the grid between them. One warp of each CTA streams the CTA's
-// strips of all phases of all layers through a ring of 13 pages of 16 KiB in shared memory, 28 MB over 132 SMs: weights
-// do not wait for activations, so memory stays busy across barriers for as long as the ring takes to fill (6 us). Eight
-// warps multiply (decode_persistent_product.cuh) several times faster than memory delivers, and catch up.
+// One CTA on each SM, launched cooperatively, walks through six phases a layer (qkv with norm, bias, rope and append;
+// attention and its combination; output; gate and up; down) with a barrier of the grid between them. One thread of each
+// CTA streams the CTA's strips of all phases of all layers through a ring of 13 pages of 16 KiB in shared memory, 28 MB
+// over 132 SMs: weights do not wait for activations. Few pages are on their way at a time, since barriers and small
+// loads queue behind them. Eight warps multiply (decode_persistent_product.cuh), another thread prefetches norms and
+// the cache.
 //
 // Bytes: all weights and the cache, once. Qwen2.5-VL-3B has 6.17 GB of weights: 1327 us at 4.65 TB/s; 7B 14.1 GB: 3041
 // us. Sums are in float; every column of every mma is one sequence, no sum or split depends on other rows.
-#include <algorithm>
-#include <vector>
-
-#include "base/check.h"
-#include "kernels/cuda/check.cuh"
-#include "kernels/cuda/decode.h"
 #include "kernels/cuda/decode_persistent.cuh"
 #include "kernels/cuda/decode_persistent_attention.cuh"
 #include "kernels/cuda/decode_persistent_product.cuh"
@@ -41,27 +36,38 @@ __global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(co
     fence_barrier_init();
   }
   if (threadIdx.x < p.rows) split_sequence(p, s, threadIdx.x);
+  if (threadIdx.x == 0) {
+    s.layer = s.views_ready = 0;
+    s.in_flight = kInFlight;
+    s.views[0] = p.layers[0];
+  }
   __syncthreads();
 
   if (warp >= kWarps) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == kThreads) stream_weights(p, s);
+    if (threadIdx.x == kThreads + 32) prefetch_for_layers(p, s);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     Thread t{p, s, warp, lane, lane / 4, lane % 4};
     Cursor first;
-    seek(t, static_cast<int>(blockIdx.x), first);
+    seek(p, s, static_cast<int>(blockIdx.x), first);
     for (int i = 0; i <= 4 * p.depth; ++i) {  // every piece of code stands once: instructions are cached
       const int layer = i / 4, phase = i < 4 * p.depth ? i % 4 : kHead;
       if (phase == kOutput || phase == kDown) {
         products(t, phase == kDown ? p.activated : p.attended, layer, phase);
       } else {
-        const bf16* norm = phase == kHead ? p.norm : p.layers[layer].attention_norm;
-        normed_products<kPages>(t, phase == kGateUp ? p.layers[layer].mlp_norm : norm, layer, phase, i > 0);
+        while (*static_cast<volatile int*>(&s.views_ready) < layer) {
+        }
+        const LayerView& view = s.views[layer & 1];
+        const bf16* norm = phase == kQkv ? view.attention_norm : view.mlp_norm;
+        normed_products<kPages>(t, phase == kHead ? p.norm : norm, layer, phase);
       }
       if (phase == kHead) break;
       grid_arrive(t);
+      if (phase == kDown && threadIdx.x == 0) *static_cast<volatile int*>(&s.layer) = layer + 1;
       if (phase != kQkv) continue;
+      if (threadIdx.x == 0) s.in_flight = kInFlightChain;
       attend(t, layer, first);
       grid_arrive(t);
       combine(t);
@@ -100,17 +106,18 @@ bool has_shapes(const Decoder& d) {
 }
 
 // Deals the strips of a phase to `load.size()` shares, of which `load` counts the blocks: as many to each, give or take
-// one, those with the smallest load first; with `level` give or take another one, so that loads become equal. Not more:
-// a barrier follows each phase, and the ring evens out only what is less than its size.
+// one, those with the smallest load first; with `level` one less or more again (or what the ring holds), so that loads
+// become equal. A barrier follows each phase, and the ring evens out only what is less than its size.
 void deal(Params& p, int phase, int64_t strips, bool level, std::vector<int64_t>& load) {
   const auto shares = static_cast<int64_t>(load.size()), blocks = int64_t{p.blocks[phase]};
   const int64_t even = strips / shares, rounds = level ? std::max<int64_t>(0, even - 1) : even;
+  const int64_t most = level ? std::max<int64_t>(even + 1, kRing * kPageBlocks / blocks) : even + 1;
   std::vector<int64_t> count(load.size(), rounds);
   for (int64_t& blocks_so_far : load) blocks_so_far += rounds * blocks;
   for (int64_t rest = strips - rounds * shares; rest > 0; --rest) {
     size_t least = load.size();
     for (size_t i = 0; i < load.size(); ++i)
-      if (count[i] < rounds + (level ? 3 : 1) && (least == load.size() || load[i] < load[least])) least = i;
+      if (count[i] < most && (least == load.size() || load[i] < load[least])) least = i;
     ++count[least];
     load[least] += blocks;
   }
@@ -158,8 +165,7 @@ void set_shapes(Params& p, const Decoder& d) {
 }
 
 void set_schedule(Params& p, int ctas) {
-  const int width_blocks = p.width / kBlockCols;
-  p.blocks[kQkv] = p.blocks[kGateUp] = p.blocks[kHead] = width_blocks;
+  p.blocks[kQkv] = p.blocks[kGateUp] = p.blocks[kHead] = p.width / kBlockCols;
   p.blocks[kOutput] = p.heads * p.head_dim / kBlockCols;
   p.blocks[kDown] = p.ffn / kBlockCols;
   std::vector<int64_t> load(static_cast<size_t>(ctas)), head_load(load);

@@ -13,7 +13,12 @@ constexpr int kMaxRows = 8;            // columns of an mma
 constexpr int kMaxGroup = 8;           // query heads of a kv head: rows of an mma that attention uses
 constexpr int kPageBlocks = kWarps;    // a page of weights is one block (16 x 64) for each warp
 constexpr int kPageBytes = kPageBlocks * kBlockBytes;
-constexpr int kRing = 13;                        // pages
+constexpr int kRing = 13;  // pages
+// Pages on their way from memory, of which a longer queue would delay all other loads: while the stream is all there is
+// to wait for, and between the products of qkv and of gate and up, when small loads are waited for.
+constexpr int kInFlight = 3, kInFlightChain = 2;
+constexpr int kAhead = 8;  // pages brought to the L2 cache, one in kPace cycles, while the ring is full
+constexpr unsigned kPace = 2000;
 constexpr int kSumBuffers = 4;                   // strips whose sums over warps can be pending
 constexpr int kScoreStride = kKvPageTokens + 8;  // floats; free of bank conflicts
 constexpr int kMaxSplits = 32;                   // parts of a sequence that attend apart: one lane each when combined
@@ -38,7 +43,7 @@ struct Params {
   bf16 *q, *attended, *activated;  // [8, H*Dh] twice, [8,F]
   float* partial;                  // [8, K, kMaxSplits, kMaxGroup, Dh]
   float2* partial_top;             // [8, K, kMaxSplits, kMaxGroup]: highest score and sum
-  unsigned *arrived, *left;        // CTAs at barriers, CTAs that ended
+  unsigned *arrived, *left;        // CTAs at barriers, CTAs that ended; zero between launches
 
   int rows, depth, width, heads, kv_heads, head_dim, ffn, vocabulary, max_pages;
   float eps, scale;
@@ -56,6 +61,9 @@ struct Shared {
   };
   uint64_t full[kRing], empty[kRing], sums_full[kSumBuffers], sums_empty[kSumBuffers];
   float squares[kWarps][kMaxRows];
+  LayerView views[2];      // of this layer and the next: parameters that no SM has read yet come from far away
+  volatile int in_flight;  // kInFlight or kInFlightChain
+  int layer, views_ready;  // that the multiplying warps are in; that has its view
   int kv_lens[kMaxRows], parts[kMaxRows], part_pages[kMaxRows];
 };
 
@@ -69,15 +77,13 @@ struct Thread {
   unsigned barriers = 0;
 };
 
-// The strips of a phase that this CTA multiplies. All CTAs read side by side. Shares move from CTA to CTA with the
-// layers: none has more bytes than others for long.
+// The strips of a phase that this CTA multiplies. All CTAs read side by side.
 struct Share {
   const bf16* w;
   int blocks, index, rounds, rest, count;
 
   __device__ __forceinline__ Share(const Params& p, int layer, int phase) {
-    constexpr unsigned kTurn = 41;
-    index = static_cast<int>((blockIdx.x + static_cast<unsigned>(layer) * kTurn) % gridDim.x);
+    index = static_cast<int>(blockIdx.x);
     w = phase == kHead ? p.head : p.layers[layer].weights[phase];
     blocks = p.blocks[phase];
     rounds = p.rounds[phase];
@@ -112,6 +118,20 @@ __device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pa
 __device__ __forceinline__ uint32_t pack(float a, float b) {  // rounds
   const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
   return reinterpret_cast<const uint32_t&>(pair);
+}
+
+__device__ __forceinline__ bool mbarrier_test(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done;
 }
 
 // Of data that this kernel writes: from the L2 cache.

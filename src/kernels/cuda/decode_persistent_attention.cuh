@@ -23,28 +23,54 @@ __device__ __forceinline__ void split_sequence(const Params& p, Shared& s, int b
 struct Cursor {
   int item, b, kv_head, part, page, end, id;  // b = rows: none is left
 };
-__device__ __forceinline__ void load_id(const Thread& t, Cursor& c) {
-  if (c.b < t.p.rows) c.id = __ldg(t.p.page_table + c.b * t.p.max_pages + c.page);
+__device__ __forceinline__ void load_id(const Params& p, Cursor& c) {
+  if (c.b < p.rows) c.id = __ldg(p.page_table + c.b * p.max_pages + c.page);
 }
-__device__ __forceinline__ void seek(const Thread& t, int item, Cursor& c) {
+__device__ __forceinline__ void seek(const Params& p, const Shared& s, int item, Cursor& c) {
   c.item = item;
-  for (c.b = 0; c.b < t.p.rows; ++c.b) {
-    const int parts = t.s.parts[c.b];
-    if (item < parts * t.p.kv_heads) {
+  for (c.b = 0; c.b < p.rows; ++c.b) {
+    const int parts = s.parts[c.b];
+    if (item < parts * p.kv_heads) {
       c.kv_head = item / parts;
       c.part = item % parts;
-      c.page = c.part * t.s.part_pages[c.b];
-      c.end = min(c.page + t.s.part_pages[c.b], (t.s.kv_lens[c.b] + kKvPageTokens - 1) / kKvPageTokens);
+      c.page = c.part * s.part_pages[c.b];
+      c.end = min(c.page + s.part_pages[c.b], (s.kv_lens[c.b] + kKvPageTokens - 1) / kKvPageTokens);
       break;
     }
-    item -= parts * t.p.kv_heads;
+    item -= parts * p.kv_heads;
   }
-  load_id(t, c);
+  load_id(p, c);
 }
-__device__ __forceinline__ void step(const Thread& t, Cursor& c) {
-  if (c.b == t.p.rows) return;
-  if (++c.page < c.end) return load_id(t, c);
-  seek(t, c.item + static_cast<int>(gridDim.x), c);
+__device__ __forceinline__ void step(const Params& p, const Shared& s, Cursor& c) {
+  if (c.b == p.rows) return;
+  if (++c.page < c.end) return load_id(p, c);
+  seek(p, s, c.item + static_cast<int>(gridDim.x), c);
+}
+
+__device__ __forceinline__ void prefetch(const void* from, int64_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(static_cast<uint32_t>(bytes)) : "memory");
+}
+
+// Brings what is small to the L2 cache, and when a layer begins the cache that its items read. One thread.
+__device__ __forceinline__ void prefetch_for_layers(const Params& p, Shared& s) {
+  for (int i = static_cast<int>(blockIdx.x); i < p.depth; i += static_cast<int>(gridDim.x)) {
+    prefetch(p.layers[i].attention_norm, p.width * sizeof(bf16));
+    prefetch(p.layers[i].mlp_norm, p.width * sizeof(bf16));
+    if (p.layers[i].bias) prefetch(p.layers[i].bias, (p.heads + 2 * p.kv_heads) * p.head_dim * sizeof(bf16));
+  }
+  const int elements = kKvPageTokens * p.head_dim;
+  for (int layer = 0; layer < p.depth; ++layer) {
+    while (*static_cast<const volatile int*>(&s.layer) < layer) __nanosleep(100);
+    if (layer + 1 < p.depth) s.views[(layer + 1) & 1] = p.layers[layer + 1];
+    __threadfence_block();
+    *static_cast<volatile int*>(&s.views_ready) = layer + 1;
+    Cursor c;
+    for (seek(p, s, static_cast<int>(blockIdx.x), c); c.b < p.rows; step(p, s, c)) {
+      const bf16* keys = s.views[layer & 1].kv + (int64_t{c.id} * 2 * p.kv_heads + c.kv_head) * elements;
+      prefetch(keys, elements * sizeof(bf16));
+      prefetch(keys + p.kv_heads * elements, elements * sizeof(bf16));
+    }
+  }
 }
 
 // A thread's part of one page: its chunks of token 8 warp + group of the keys; of the values, columns 2 group and
@@ -88,28 +114,27 @@ __device__ __forceinline__ void load_queries(const Thread& t, const Cursor& c, u
     }
 }
 
-// Waits for the grid; then this CTA's items from `first` on. Its page is asked for before the wait, and once more where
-// this step writes.
+// Waits for the grid; then this CTA's items from `first` on. Its page is asked for before, and again if this step
+// writes to it.
 __device__ __forceinline__ void attend(Thread& t, int layer, const Cursor& first) {
   const Params& p = t.p;
-  const bf16* kv = p.layers[layer].kv;
+  const bf16* kv = t.s.views[layer & 1].kv;
   const float scale = p.scale * 1.4426950408889634f;  // powers of two
   Cursor now = first, next = first;
   PageOperands operands = {}, next_operands = {};
+  uint4 q[2][2] = {}, next_q[2][2] = {};
   load_page(t, kv, now, operands);
   grid_wait(t);
-  step(t, next);
-  if (now.b == p.rows) return;
-  if (now.page == (t.s.kv_lens[now.b] - 1) / kKvPageTokens) load_page(t, kv, now, operands);
-  uint4 q[2][2] = {}, next_q[2][2] = {};
   load_queries(t, now, q);
+  if (now.b < p.rows && now.page == (t.s.kv_lens[now.b] - 1) / kKvPageTokens) load_page(t, kv, now, operands);
+  step(p, t.s, next);
 
   float top = -INFINITY, total = 0, y[2][4] = {};
   for (int buffer = 0; now.b < p.rows; buffer ^= 1) {
     load_page(t, kv, next, next_operands);
     load_queries(t, next, next_q);
     Cursor after = next;
-    step(t, after);
+    step(p, t.s, after);
 
     const int tokens = t.s.kv_lens[now.b] - now.page * kKvPageTokens;
     float s[4] = {};

@@ -10,34 +10,78 @@
 
 namespace saccade::cuda::persistent {
 
-// Brings every strip of this CTA through the ring, in the order in which they are multiplied. Weights depend on nothing
-// but free places.
-__device__ __forceinline__ void stream_weights(const Params& p, Shared& s) {
-  int slot = 0;
-  uint32_t parity = 1;
-  for (int i = 0; i <= 4 * p.depth; ++i) {
-    const Share share(p, i / 4, i < 4 * p.depth ? i % 4 : kHead);
-    for (int j = 0; j < share.count; ++j) {
-      const auto* from =
-          reinterpret_cast<const uint8_t*>(share.w) + int64_t{share.strip(j)} * share.blocks * kBlockBytes;
-      for (int block = 0; block < share.blocks; block += kPageBlocks) {
-        const uint32_t bytes = min(kPageBlocks, share.blocks - block) * kBlockBytes;
-        const uint32_t full = shared_address(&s.full[slot]);
-        mbarrier_wait(shared_address(&s.empty[slot]), parity);
-        mbarrier_expect(full, bytes);
-        bulk_copy_evict_first(shared_address(s.ring[slot]), from, bytes, full);
-        from += bytes;
-        if (++slot == kRing) slot = 0, parity ^= 1;
-      }
+// Walks over the pages of all strips of this CTA, in the order in which they are multiplied.
+struct PageWalk {
+  const Params& p;
+  int phase = -1, strip = 0, block = 0, count = 0, blocks = 0;
+  const uint8_t* from = nullptr;
+
+  __device__ __forceinline__ explicit PageWalk(const Params& params) : p(params) { next_strip(); }
+  __device__ __forceinline__ bool more() const { return phase <= 4 * p.depth; }
+  __device__ __forceinline__ uint32_t bytes() const { return min(kPageBlocks, blocks - block) * kBlockBytes; }
+  __device__ __forceinline__ void next() {
+    from += bytes();
+    block += kPageBlocks;
+    if (block >= blocks) next_strip();
+  }
+  __device__ __forceinline__ void next_strip() {
+    block = 0;
+    ++strip;
+    while (strip >= count) {
+      strip = 0;
+      if (++phase > 4 * p.depth) return;
+      count = share().count;
     }
+    const Share now = share();
+    blocks = now.blocks;
+    from = reinterpret_cast<const uint8_t*>(now.w) + int64_t{now.strip(strip)} * blocks * kBlockBytes;
+  }
+  __device__ __forceinline__ Share share() const {
+    return Share(p, phase / 4, phase < 4 * p.depth ? phase % 4 : kHead);
+  }
+};
+
+// Brings the pages through the ring. Weights depend on nothing but free places; while there is none, the next pages go
+// to the L2 cache at a pace that leaves memory to others.
+__device__ __forceinline__ void stream_weights(const Params& p, Shared& s) {
+  int slot = 0, landing = 0, flying = 0, ahead_pages = 0;
+  uint32_t parity = 1, landing_parity = 0;
+  unsigned last = 0;
+  for (PageWalk page(p), ahead(p); page.more(); page.next()) {
+    for (; flying >= s.in_flight; --flying) {
+      mbarrier_wait(shared_address(&s.full[landing]), landing_parity);
+      if (++landing == kRing) landing = 0, landing_parity ^= 1;
+    }
+    while (!mbarrier_test(shared_address(&s.empty[slot]), parity)) {
+      if (ahead_pages == kAhead || static_cast<unsigned>(clock()) - last < kPace) continue;
+      last = static_cast<unsigned>(clock());
+      if (ahead_pages++ == 0) {
+        ahead.phase = page.phase, ahead.strip = page.strip, ahead.block = page.block;
+        ahead.count = page.count, ahead.blocks = page.blocks, ahead.from = page.from;
+      }
+      if (!ahead.more()) continue;
+      asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(ahead.from), "r"(ahead.bytes()) : "memory");
+      ahead.next();
+    }
+    if (ahead_pages > 0) --ahead_pages;
+    const uint32_t full = shared_address(&s.full[slot]);
+    mbarrier_expect(full, page.bytes());
+    bulk_copy_evict_first(shared_address(s.ring[slot]), page.from, page.bytes(), full);
+    ++flying;
+    if (++slot == kRing) slot = 0, parity ^= 1;
   }
 }
 
-// sum += the next page's block of this warp x. Two sums, so that products need not wait for each other.
-__device__ __forceinline__ void multiply_page(Thread& t, float (&sum)[2][4], const uint4 (&x)[2], bool has_block) {
+// A thread's weights of one page, and the place in the ring where they are.
+struct PageWeights {
+  uint4 w[2][2];
+  int slot;
+};
+// Waits for the next page.
+__device__ __forceinline__ void take_page(Thread& t, PageWeights& page, bool has_block) {
   mbarrier_wait(shared_address(&t.s.full[t.slot]), t.parity);
   __syncwarp();
-  uint4 w[2][2];
+  page.slot = t.slot;
   if (has_block) {
     const uint8_t* block = t.s.ring[t.slot] + t.warp * kBlockBytes + t.group * 128;
     const int chunk = ((2 * t.quad) ^ t.group) * 16;
@@ -45,23 +89,28 @@ __device__ __forceinline__ void multiply_page(Thread& t, float (&sum)[2][4], con
     for (int i = 0; i < 2; ++i)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        w[i][half] = *reinterpret_cast<const uint4*>(block + half * 1024 + (chunk ^ (i * 16)));
+        page.w[i][half] = *reinterpret_cast<const uint4*>(block + half * 1024 + (chunk ^ (i * 16)));
   }
+  if (++t.slot == kRing) t.slot = 0, t.parity ^= 1;
+}
+// sum += the page's block of this warp x; then the page is free. Two sums, so that products need not wait for each
+// other.
+__device__ __forceinline__ void multiply_page(Thread& t, float (&sum)[2][4], const PageWeights& page,
+                                              const uint4 (&x)[2], bool has_block) {
   if (has_block) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint4 &a = w[i][0], &b = w[i][1];
+      const uint4 &a = page.w[i][0], &b = page.w[i][1];
       mma_16x8x16(sum[0], {a.x, b.x, a.y, b.y}, x[i].x, x[i].y);
       mma_16x8x16(sum[1], {a.z, b.z, a.w, b.w}, x[i].z, x[i].w);
     }
   }
   // Not before the products have their operands: a load of shared memory can linger behind loads of global memory.
   __syncwarp();
-  if (t.lane == 0) mbarrier_arrive(shared_address(&t.s.empty[t.slot]));
-  if (++t.slot == kRing) t.slot = 0, t.parity ^= 1;
+  if (t.lane == 0) mbarrier_arrive(shared_address(&t.s.empty[page.slot]));
 }
 
-// What the end of a strip needs from memory, asked for before the sums are there. Of rows 2 quad and 2 quad + 1 of the
+// What the end of a strip needs from memory, asked for when it begins. Of rows 2 quad and 2 quad + 1 of the
 // batch (j), and rows group and group + 8 of the strip.
 struct Operands {
   float add[2][2];           // [j][half]: what is in h; or [.][half]: the bias
@@ -71,6 +120,7 @@ struct Operands {
 __device__ __forceinline__ Operands load_operands(const Thread& t, int layer, int phase, int strip) {
   const Params& p = t.p;
   Operands o = {};
+  if (t.strips % kWarps != t.warp) return o;
   const int row = strip * kStripRows + t.group;
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
@@ -80,7 +130,7 @@ __device__ __forceinline__ Operands load_operands(const Thread& t, int layer, in
       o.add[j][0] = load_bf16(p.h + b * p.width + row);
       o.add[j][1] = load_bf16(p.h + b * p.width + row + 8);
     } else if (phase == kQkv) {
-      const bf16* bias = p.layers[layer].bias;
+      const bf16* bias = t.s.views[layer & 1].bias;
       if (bias) o.add[j][0] = __bfloat162float(bias[row]), o.add[j][1] = __bfloat162float(bias[row + 8]);
       const float* turn = p.cos_sin + b * p.head_dim + (row - t.group) % p.head_dim / 2 + t.group;
       o.cosine[j] = turn[0];
@@ -113,7 +163,7 @@ __device__ __forceinline__ void store_strip(const Thread& t, int layer, int phas
       bf16 *to = p.q + b * p.heads * p.head_dim + row, *to_high = to + 8;
       if (head >= p.heads) {  // page of the cache, k | v, kv head
         const int64_t i = o.slot[j] / kKvPageTokens * 2 * p.kv_heads + head - p.heads;
-        bf16* block = p.layers[layer].kv + i * kKvPageTokens * p.head_dim;
+        bf16* block = t.s.views[layer & 1].kv + i * kKvPageTokens * p.head_dim;
         to = block + kv_offset(o.slot[j] % kKvPageTokens, place);
         to_high = block + kv_offset(o.slot[j] % kKvPageTokens, place + 8);
       }
@@ -136,7 +186,8 @@ __device__ __forceinline__ void store_strip(const Thread& t, int layer, int phas
 }
 
 // Adds the warps' sums of a strip in their order; one warp does, another for every strip, while the others go on.
-__device__ __forceinline__ void end_strip(Thread& t, int layer, int phase, int strip, float (&sum)[2][4]) {
+__device__ __forceinline__ void end_strip(Thread& t, int layer, int phase, int strip, float (&sum)[2][4],
+                                          const Operands& operands) {
   const int buffer = t.strips % kSumBuffers;
   const uint32_t round = t.strips / kSumBuffers & 1;
   const uint32_t full = shared_address(&t.s.sums_full[buffer]), empty = shared_address(&t.s.sums_empty[buffer]);
@@ -149,8 +200,8 @@ __device__ __forceinline__ void end_strip(Thread& t, int layer, int phase, int s
   if (t.lane == 0) mbarrier_arrive(full);
   if (t.strips++ % kWarps != t.warp) return;
 
-  const Operands operands = load_operands(t, layer, phase, strip);
   mbarrier_wait(full, round);
+  __syncwarp();
   float v[4] = {};
 #pragma unroll
   for (int i = 0; i < kWarps; ++i) {
@@ -162,12 +213,11 @@ __device__ __forceinline__ void end_strip(Thread& t, int layer, int phase, int s
   if (t.lane == 0) mbarrier_arrive(empty);
 }
 
-// Row `group` of x [B,K], this thread's values of the warp's block of a page; none from block `end` on.
-__device__ __forceinline__ void load_block(const Thread& t, const bf16* x, int blocks, int page, uint4 (&to)[2],
-                                           int end) {
+// Row `group` of x [B,K], this thread's values of the warp's block of a page.
+__device__ __forceinline__ void load_block(const Thread& t, const bf16* x, int blocks, int page, uint4 (&to)[2]) {
   const int block = page * kPageBlocks + t.warp;
   to[0] = to[1] = make_uint4(0, 0, 0, 0);
-  if (t.group >= t.p.rows || block >= end) return;
+  if (t.group >= t.p.rows || block >= blocks) return;
   const bf16* from = x + (t.group * blocks + block) * kBlockCols + 16 * t.quad;
   to[0] = load_16(from);
   to[1] = load_16(from + 8);
@@ -196,10 +246,9 @@ __device__ __forceinline__ void normalise(uint4& x, const uint4& weight, float s
 // Waits for the grid and multiplies rms_norm(h) by this CTA's strips. All of the thread's activations stay in
 // registers.
 template <int kPages>
-__device__ __forceinline__ void normed_products(Thread& t, const bf16* norm, int layer, int phase, bool wait) {
+__device__ __forceinline__ void normed_products(Thread& t, const bf16* norm, int layer, int phase) {
   const Params& p = t.p;
   const int blocks = p.width / kBlockCols;
-  const Share share(p, layer, phase);
   uint4 x[kPages][2], weight[kPages][2];
 #pragma unroll
   for (int page = 0; page < kPages; ++page) {
@@ -210,10 +259,10 @@ __device__ __forceinline__ void normed_products(Thread& t, const bf16* norm, int
     weight[page][0] = load_16(from);
     weight[page][1] = load_16(from + 8);
   }
-  if (wait) grid_wait(t);
-  float squares = 0;
+  if (layer > 0 || phase != kQkv) grid_wait(t);
 #pragma unroll
-  for (int page = 0; page < kPages; ++page) load_block(t, p.h, blocks, page, x[page], blocks);
+  for (int page = 0; page < kPages; ++page) load_block(t, p.h, blocks, page, x[page]);
+  float squares = 0;
 #pragma unroll
   for (int page = 0; page < kPages; ++page) squares += squares_of(x[page][0]) + squares_of(x[page][1]);
   squares += __shfl_xor_sync(~0u, squares, 1);
@@ -229,38 +278,53 @@ __device__ __forceinline__ void normed_products(Thread& t, const bf16* norm, int
 #pragma unroll
     for (int i = 0; i < 2; ++i) normalise(x[page][i], weight[page][i], scale);
 
+  if (phase != kQkv && t.warp == 0 && t.lane == 0) t.s.in_flight = kInFlight;
+
   float sum[2][4] = {};
+  const Share share(p, layer, phase);
   for (int i = 0; i < share.count; ++i) {
+    const int strip = share.strip(i);
+    const Operands operands = load_operands(t, layer, phase, strip);
+    constexpr bool kEarly = kPages <= 4;  // takes a page before it multiplies the one before; else registers are short
+    PageWeights page[2];
+    if (kEarly) take_page(t, page[0], t.warp < blocks);
 #pragma unroll
-    for (int page = 0; page < kPages; ++page)
-      if (page * kPageBlocks < blocks) multiply_page(t, sum, x[page], page * kPageBlocks + t.warp < blocks);
-    end_strip(t, layer, phase, share.strip(i), sum);
+    for (int k = 0; k < kPages; ++k)
+      if (k * kPageBlocks < blocks) {
+        const int taken = kEarly ? k + 1 : k;
+        if (taken < kPages && taken * kPageBlocks < blocks)
+          take_page(t, page[taken % 2], taken * kPageBlocks + t.warp < blocks);
+        multiply_page(t, sum, page[k % 2], x[k], k * kPageBlocks + t.warp < blocks);
+      }
+    end_strip(t, layer, phase, strip, sum, operands);
   }
 }
 
 // Waits for the grid and multiplies x by this CTA's strips. Activations are loaded some pages ahead of their use.
 __device__ __forceinline__ void products(Thread& t, const bf16* x, int layer, int phase) {
-  constexpr int kAhead = 8;
+  constexpr int kLoaded = 8;
   const Share share(t.p, layer, phase);
-  uint4 ahead[kAhead][2];
-  grid_wait(t);
-  if (share.count == 0) return;
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) load_block(t, x, share.blocks, i, ahead[i], share.blocks);
+  uint4 ahead[kLoaded][2];
   float sum[2][4] = {};
-  for (int strip = 0; strip < share.count; ++strip) {
-    for (int page = 0; page * kPageBlocks < share.blocks; page += kAhead) {
-      const bool ends = (page + kAhead) * kPageBlocks >= share.blocks;
-      const int next = ends ? 0 : page + kAhead;
-      const int next_blocks = ends && strip + 1 == share.count ? 0 : share.blocks;
+  grid_wait(t);
+  for (int j = 0; j < share.count; ++j) {
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if ((page + i) * kPageBlocks < share.blocks)
-          multiply_page(t, sum, ahead[i], (page + i) * kPageBlocks + t.warp < share.blocks);
-        load_block(t, x, share.blocks, next + i, ahead[i], next_blocks);
+    for (int i = 0; i < kLoaded; ++i) load_block(t, x, share.blocks, i, ahead[i]);
+    const Operands operands = load_operands(t, layer, phase, share.strip(j));
+    PageWeights page[2];
+    take_page(t, page[0], t.warp < share.blocks);
+    for (int first = 0; first * kPageBlocks < share.blocks; first += kLoaded) {
+#pragma unroll
+      for (int i = 0; i < kLoaded; ++i) {
+        const int block = (first + i) * kPageBlocks;
+        if (block >= share.blocks) break;
+        if (block + kPageBlocks < share.blocks)
+          take_page(t, page[(i + 1) % 2], block + kPageBlocks + t.warp < share.blocks);
+        multiply_page(t, sum, page[i % 2], ahead[i], block + t.warp < share.blocks);
+        load_block(t, x, share.blocks, first + kLoaded + i, ahead[i]);
       }
     }
-    end_strip(t, layer, phase, share.strip(strip), sum);
+    end_strip(t, layer, phase, share.strip(j), sum, operands);
   }
 }
 
