@@ -7,8 +7,17 @@
 // loads queue behind them. Eight warps multiply (decode_persistent_product.cuh), another thread prefetches norms and
 // the cache.
 //
-// Bytes: all weights and the cache, once. Qwen2.5-VL-3B has 6.17 GB of weights: 1327 us at 4.65 TB/s; 7B 14.1 GB: 3041
-// us. Sums are in float; every column of every mma is one sequence, no sum or split depends on other rows.
+// Bytes: all weights and the cache, once. Qwen2.5-VL-3B has 6.17 GB of weights: 1327 us at 4.65 TB/s; 7B 14.1 GB:
+// 3041 us. Sums are in float; every column of every mma is one sequence, no sum or split depends on other rows.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/cuda/check.cuh"
+#include "kernels/cuda/decode.h"
 #include "kernels/cuda/decode_persistent.cuh"
 #include "kernels/cuda/decode_persistent_attention.cuh"
 #include "kernels/cuda/decode_persistent_product.cuh"
@@ -164,7 +173,7 @@ void set_shapes(Params& p, const Decoder& d) {
   p.vocabulary = static_cast<int>(d.head.rows());
 }
 
-void set_schedule(Params& p, int ctas) {
+void make_schedule(Params& p, int ctas) {
   p.blocks[kQkv] = p.blocks[kGateUp] = p.blocks[kHead] = p.width / kBlockCols;
   p.blocks[kOutput] = p.heads * p.head_dim / kBlockCols;
   p.blocks[kDown] = p.ffn / kBlockCols;
@@ -174,6 +183,24 @@ void set_schedule(Params& p, int ctas) {
   deal(p, kQkv, strips_of((p.heads + 2 * p.kv_heads) * p.head_dim), false, load);
   deal(p, kGateUp, strips_of(2 * p.ffn), true, load);
   deal(p, kHead, strips_of(p.vocabulary), false, head_load);
+}
+
+// Makes it once for the shapes that this thread decodes: it takes longer than a launch.
+void set_schedule(Params& p, int ctas) {
+  struct Made {
+    std::array<int, 8> shapes{};
+    Params p;
+  };
+  thread_local Made made;
+  const std::array<int, 8> shapes = {p.width, p.heads, p.kv_heads, p.head_dim, p.ffn, p.vocabulary, ctas, 1};
+  if (made.shapes != shapes) {
+    made.p = p;
+    make_schedule(made.p, ctas);
+    made.shapes = shapes;
+  }
+  std::ranges::copy(made.p.blocks, p.blocks);
+  std::ranges::copy(made.p.rounds, p.rounds);
+  std::memcpy(p.rest, made.p.rest, sizeof(p.rest));
 }
 
 }  // namespace
