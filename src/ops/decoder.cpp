@@ -8,7 +8,7 @@
 namespace saccade::ops {
 namespace {
 
-cuda::Decoder cuda_decoder(const Decoder& d) {
+[[maybe_unused]] cuda::Decoder cuda_decoder(const Decoder& d) {
   CHECK(d.layers.size() == d.kv_layers.size(), "{} layers, {} of the cache", d.layers.size(), d.kv_layers.size());
   return {.layers = d.layers.data(),
           .kv_layers = d.kv_layers.data(),
