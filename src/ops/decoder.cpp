@@ -50,8 +50,8 @@ Tensor decode(const Ctx& c, const Decoder& d, const PagedKv& kv, const Tensor& c
   expect(h, "h").shape(b, width).dtype(DType::kBF16).contiguous();
   expect(cos_sin, "cos_sin").shape(b, 2, d.head_dim / 2).dtype(DType::kF32).contiguous();
   const Tensor logits = c.arena.tensor(DType::kF32, {b, d.head.rows()});
+  CHECK(c.cuda() && c.kept, "fused decoding is for CUDA devices");
   if constexpr (kCuda) {
-    CHECK(c.cuda() && c.kept, "fused decoding is for CUDA devices");
     const cuda::Decoder decoder = cuda_decoder(d);
     const size_t bytes = cuda::decode_workspace_bytes(decoder, b, kv.page_table.dim(1));
     if (c.kept->size() < bytes) {

@@ -13,8 +13,8 @@ Tensor resize_bicubic(const Ctx& c, const Tensor& rgb, const ResizeAxis& x, cons
   const Tensor out = c.arena.tensor(DType::kU8, {f, oh, ow, 3});
   const Tensor between =
       !x || !y ? Tensor() : c.arena.tensor(DType::kU8, {f, down_first ? oh : h.size, down_first ? w.size : ow, 3});
+  CHECK(c.cuda(), "the host resizes in media::resize_bicubic");
   if constexpr (kCuda) {
-    CHECK(c.cuda(), "the host resizes in media::resize_bicubic");
     cuda::resize_bicubic(c.stream, rgb, x, y, between, out);
   }
   return out;
@@ -27,8 +27,8 @@ Tensor patchify(const Ctx& c, const Tensor& frames, const Tensor& levels, int pa
   CHECK(h % (patch * merge) == 0 && w % (patch * merge) == 0, "frames of {}x{}", w.size, h.size);
   const int64_t rows = (f + temporal - 1) / temporal * (h / patch) * (w / patch);
   const Tensor y = c.arena.tensor(DType::kBF16, {rows, int64_t{3} * temporal * patch * patch});
+  CHECK(c.cuda(), "the host makes patches in the model's preprocessing");
   if constexpr (kCuda) {
-    CHECK(c.cuda(), "the host makes patches in the model's preprocessing");
     cuda::patchify(c.stream, frames, levels, patch, merge, temporal, {}, y);
   }
   return y;

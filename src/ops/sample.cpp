@@ -11,8 +11,8 @@ Tensor sample(const Ctx& c, const Tensor& logits, const Tensor& rows, const Tens
   expect(rows, "rows").shape(r, static_cast<int64_t>(sizeof(SampleRow))).dtype(DType::kU8).contiguous();
   expect(seen, "seen").shape(s, (v + 31) / 32).dtype(DType::kI32).contiguous();
   const Tensor ids = c.arena.tensor(DType::kI32, {r});
+  CHECK(c.cuda(), "the CPU samples in the engine");
   if constexpr (kCuda) {
-    CHECK(c.cuda(), "the CPU samples in the engine");
     const Tensor workspace = c.arena.tensor(DType::kU8, {static_cast<int64_t>(cuda::sample_workspace_bytes(r, v))});
     cuda::sample(c.stream, logits, reinterpret_cast<const SampleRow*>(rows.data), seen, all_greedy, workspace, ids);
   }
