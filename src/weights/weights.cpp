@@ -205,7 +205,7 @@ Weight Weights::gate_up(const std::string& gate, const std::string& up, int64_t 
 
 Weight Weights::assemble(std::span<const Part> parts, int64_t cols, bool bias, Weight::RowOrder order,
                          int64_t head_dim) {
-  CHECK(parts.size() >= 1 && parts.size() <= Weight::kMaxParts, "{} parts", parts.size());
+  CHECK(!parts.empty() && parts.size() <= Weight::kMaxParts, "{} parts", parts.size());
   std::array<StoredTensor, Weight::kMaxParts> matrix, vector;
   DType dtype = DType::kBF16;
   size_t i = 0;
