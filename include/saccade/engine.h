@@ -23,8 +23,8 @@ struct EngineOptions {
   std::string model = {};  // folder of a Hugging Face checkpoint
   std::string synthetic =
       {};  // or the name of published shapes to fill with seeded random weights, e.g. "qwen2.5-vl-3b"
-  std::string device =
-      "auto";  // "cpu", "cuda", "cuda:1"; "auto": the first CUDA device where the model fits, else the CPU
+  // "cpu", "cuda", "cuda:1"; "auto": the CUDA device with the most free memory where the model fits it, else the CPU
+  std::string device = "auto";
   std::string dtype = "bf16";  // arithmetic of activations: "bf16" or "f32" (CPU only)
   int threads = 0;             // 0: all cores
   int max_batch = 0;           // sequences that run at once; 0: 16 on the CPU, 64 on a CUDA device
