@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "graph_timing.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/layout.h"
 #include "kernels/cuda/rows.h"
@@ -16,7 +17,7 @@ namespace saccade {
 namespace {
 
 constexpr double kBytesPerSecond = 4.65e12;
-constexpr int kCalls = 24, kReplays = 9;
+constexpr int kCalls = 24;
 constexpr size_t kPool = size_t{3} << 30;
 
 // Memory full of small normal bf16 values, given out in turns so that nothing is found in a cache.
@@ -45,39 +46,13 @@ class Pool {
   size_t at_ = 0;
 };
 
-double median_us(cudaStream_t stream, int calls, const std::function<void()>& call) {
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  cudaEvent_t begin, end;
-  cuda::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < calls; ++i) call();
-  cuda::check(cudaStreamEndCapture(stream, &graph), "capture");
-  cuda::check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  cuda::check(cudaEventCreate(&begin), "event");
-  cuda::check(cudaEventCreate(&end), "event");
-  std::vector<float> times;
-  for (int i = 0; i < kReplays + 2; ++i) {
-    float ms = 0;
-    cuda::check(cudaEventRecord(begin, stream), "record");
-    cuda::check(cudaGraphLaunch(exec, stream), "launch");
-    cuda::check(cudaEventRecord(end, stream), "record");
-    cuda::check(cudaEventSynchronize(end), "replay");
-    cuda::check(cudaEventElapsedTime(&ms, begin, end), "time");
-    if (i >= 2) times.push_back(ms);
-  }
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  std::nth_element(times.begin(), times.begin() + kReplays / 2, times.end());
-  return 1e3 * static_cast<double>(times[kReplays / 2]) / calls;
-}
-
 void run() {
   Pool pool;
   cudaStream_t stream;
   cuda::check(cudaStreamCreate(&stream), "stream");
   const auto report = [&](const std::string& what, double bytes, const std::function<void()>& call,
                           int calls = kCalls) {
-    const double us = median_us(stream, calls, call), bound = 1e6 * bytes / kBytesPerSecond;
+    const double us = graph_median_us(stream, calls, call), bound = 1e6 * bytes / kBytesPerSecond;
     fmt::print("{:<34} {:>9.2f} us {:>9.2f} us bound {:>4.0f}%\n", what, us, bound, 100 * bound / us);
   };
   const auto bf16 = [&](std::initializer_list<int64_t> shape) { return pool.get(DType::kBF16, shape); };

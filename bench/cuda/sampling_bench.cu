@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "graph_timing.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/sampling.h"
 
@@ -14,40 +15,13 @@ namespace saccade {
 namespace {
 
 constexpr int64_t kVocab = 151936, kMostRows = 64;
-constexpr int kCalls = 20, kReplays = 9;
+constexpr int kCalls = 20;
 
 Tensor upload(DType dtype, std::initializer_list<int64_t> shape, const void* host) {
   Tensor t(nullptr, dtype, shape);
   cuda::check(cudaMalloc(&t.data, t.bytes()), "cudaMalloc");
   cuda::check(cudaMemcpy(t.data, host, t.bytes(), cudaMemcpyHostToDevice), "upload");
   return t;
-}
-
-template <class Call>
-double median_us(cudaStream_t stream, Call call) {
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  cudaEvent_t begin, end;
-  cuda::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < kCalls; ++i) call();
-  cuda::check(cudaStreamEndCapture(stream, &graph), "capture");
-  cuda::check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  cuda::check(cudaEventCreate(&begin), "event");
-  cuda::check(cudaEventCreate(&end), "event");
-  std::vector<float> times;
-  for (int i = 0; i < kReplays + 2; ++i) {
-    float ms = 0;
-    cuda::check(cudaEventRecord(begin, stream), "record");
-    cuda::check(cudaGraphLaunch(exec, stream), "launch");
-    cuda::check(cudaEventRecord(end, stream), "record");
-    cuda::check(cudaEventSynchronize(end), "replay");
-    cuda::check(cudaEventElapsedTime(&ms, begin, end), "time");
-    if (i >= 2) times.push_back(ms);
-  }
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  std::nth_element(times.begin(), times.begin() + kReplays / 2, times.end());
-  return 1e3 * static_cast<double>(times[kReplays / 2]) / kCalls;
 }
 
 void run() {
@@ -102,7 +76,7 @@ void run() {
     for (const int64_t r : {1, 8, 64}) {
       fmt::print(" |");
       for (const Tensor& logits : {peaked, flat, floats})
-        fmt::print(" {:>7.2f}", median_us(stream, [&] {
+        fmt::print(" {:>7.2f}", graph_median_us(stream, kCalls, [&] {
                      cuda::sample(stream, logits.slice(0, r), static_cast<const cuda::SampleRow*>(params.data), seen,
                                   row.temperature == 0, workspace, ids.slice(0, r));
                    }));
