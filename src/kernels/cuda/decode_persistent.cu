@@ -1,11 +1,11 @@
 // One kernel per token: all layers of a dense decoder and its head, for 1 to 8 sequences.
 //
 // One CTA on each SM, launched cooperatively, walks through six phases a layer (qkv with norm, bias, rope and append;
-// attention and its combination; output; gate and up; down) with a barrier of the grid between them. One thread of each
-// CTA streams the CTA's strips of all phases of all layers through a ring of 13 pages of 16 KiB in shared memory, 28 MB
-// over 132 SMs: weights do not wait for activations. Few pages are on their way at a time, since barriers and small
-// loads queue behind them. Eight warps multiply (decode_persistent_product.cuh), another thread prefetches norms and
-// the cache.
+// attention and its combination; output; gate and up; down). There is no barrier: who needs values of other CTAs waits
+// for the values (decode_persistent_exchange.cuh). One thread of each CTA streams the CTA's strips of all phases of all
+// layers, and the cache, through a ring of up to 12 pages of 16 KiB in shared memory, 26 MB over 132 SMs: weights do
+// not wait for activations. Few pages are on their way at a time, since what CTAs tell each other queues behind them.
+// Eight warps multiply (decode_persistent_product.cuh); others empty the exchange.
 //
 // Bytes: all weights and the cache, once. Qwen2.5-VL-3B has 6.17 GB of weights: 1327 us at 4.65 TB/s; 7B 14.1 GB:
 // 3041 us. Sums are in float; every column of every mma is one sequence, no sum or split depends on other rows.
@@ -18,23 +18,22 @@
 #include "base/check.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode.h"
-#include "kernels/cuda/decode_persistent.cuh"
-#include "kernels/cuda/decode_persistent_attention.cuh"
 #include "kernels/cuda/decode_persistent_product.cuh"
 
 namespace saccade::cuda {
 namespace persistent {
 
-static_assert(sizeof(Shared) <= 227 * 1024);
+constexpr int kSharedBytes = 227 * 1024;
 
-// kPages: of the hidden width.
-template <int kPages>
+// kRows: of the batch or more; kChunks: of 8 values of the hidden width for each thread.
+template <int kRows, int kChunks>
 __global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) uint8_t memory[];
-  Shared& s = *reinterpret_cast<Shared*>(memory);
+  uint8_t* x = memory + p.ring * kPageBytes;
+  Shared& s = *reinterpret_cast<Shared*>(x + p.x_bytes);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kRing; ++i) {
+    for (int i = 0; i < p.ring; ++i) {
       mbarrier_init(shared_address(&s.full[i]), 1);
       mbarrier_init(shared_address(&s.empty[i]), kWarps);
     }
@@ -43,52 +42,58 @@ __global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(co
       mbarrier_init(shared_address(&s.sums_empty[i]), 1);
     }
     fence_barrier_init();
-  }
-  if (threadIdx.x < p.rows) split_sequence(p, s, threadIdx.x);
-  if (threadIdx.x == 0) {
-    s.layer = s.views_ready = 0;
+    s.layer = 0;
+    s.views_ready = 0;
+    s.arrived = 0;
+    s.cleared = 0;
     s.in_flight = kInFlight;
     s.views[0] = p.layers[0];
   }
+  if (threadIdx.x < p.rows) split_sequence(p, s, threadIdx.x);
+  const auto first_turn = static_cast<int>(*static_cast<const volatile unsigned*>(p.turn));
   __syncthreads();
 
   if (warp >= kWarps) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x == kThreads) stream_weights(p, s);
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+    if (threadIdx.x == kThreads) stream_pages(p, s, memory);
     if (threadIdx.x == kThreads + 32) prefetch_for_layers(p, s);
+    if (warp == kWarps + 2) clear_exchange(p, s, first_turn);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    Thread t{p, s, warp, lane, lane / 4, lane % 4};
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
+    Thread t{p, s, memory, x, warp, lane, lane / 4, lane % 4, first_turn};
     Cursor first;
     seek(p, s, static_cast<int>(blockIdx.x), first);
-    for (int i = 0; i <= 4 * p.depth; ++i) {  // every piece of code stands once: instructions are cached
+    bool combined = false;
+    for (int i = 0; i <= 4 * p.depth; ++i) {
       const int layer = i / 4, phase = i < 4 * p.depth ? i % 4 : kHead;
-      if (phase == kOutput || phase == kDown) {
-        products(t, phase == kDown ? p.activated : p.attended, layer, phase);
-      } else {
-        while (*static_cast<volatile int*>(&s.views_ready) < layer) {
+      if (phase == kQkv) {
+        while (s.views_ready < layer) {
         }
-        const LayerView& view = s.views[layer & 1];
-        const bf16* norm = phase == kQkv ? view.attention_norm : view.mlp_norm;
-        normed_products<kPages>(t, phase == kHead ? p.norm : norm, layer, phase);
       }
-      if (phase == kHead) break;
-      grid_arrive(t);
-      if (phase == kDown && threadIdx.x == 0) *static_cast<volatile int*>(&s.layer) = layer + 1;
-      if (phase != kQkv) continue;
-      if (threadIdx.x == 0) s.in_flight = kInFlightChain;
-      attend(t, layer, first);
-      grid_arrive(t);
-      combine(t);
-      grid_arrive(t);
+      if (phase == kGateUp) {  // whose values say that what was read and what was old is cleared
+        if (combined) __threadfence();
+        while (s.cleared <= layer) {
+        }
+      }
+      products<kRows, kChunks>(t, layer, phase);
+      if (phase == kQkv) {
+        if (threadIdx.x == 0) s.in_flight = kInFlightChain;
+        attend(t, first);
+        combined = combine(t);
+      }
+      if (phase == kDown) {
+        ++t.turn;
+        if (threadIdx.x == 0) s.layer = layer + 1;
+      }
     }
-    if (threadIdx.x == 0 && atomicAdd(p.left, 1) + 1 == gridDim.x) *p.left = *p.arrived = 0;  // for the next launch
+    if (threadIdx.x == 0 && atomicAdd(p.left, 1) + 1 == gridDim.x) {  // for the next launch
+      *p.left = 0;
+      *p.turn = (first_turn + p.depth) % kTurns;
+    }
   }
 }
 
 namespace {
-
-constexpr int64_t kMaxPages = 7;  // of the hidden width
 
 bool has_strips(const Weight& w, Weight::RowOrder order, int64_t rows, int64_t cols, bool may_have_bias) {
   return w.format == Weight::Format::kStrips && w.order == order && w.parts == 1 && w.data[0].dtype == DType::kBF16 &&
@@ -101,7 +106,7 @@ bool has_shapes(const Decoder& d) {
   if (d.heads % d.kv_heads != 0 || d.heads / d.kv_heads > kMaxGroup) return false;
   const int64_t width = d.norm.numel(), q_width = d.heads * d.head_dim,
                 qkv_rows = q_width + 2 * d.kv_heads * d.head_dim;
-  if (width % kBlockCols != 0 || width > kMaxPages * kPageBlocks * kBlockCols) return false;
+  if (width % kBlockCols != 0 || width > kMaxWidth) return false;
   if (!has_strips(d.head, Order::kPlain, d.head.rows(), width, false) || d.head.rows() > kStripRows * 65535)
     return false;
   const int64_t ffn = d.layers[0].down.cols();
@@ -114,13 +119,27 @@ bool has_shapes(const Decoder& d) {
   });
 }
 
+// The kernel and how shared memory is shared out, for a number of rows.
+template <int kRows>
+auto kernel_of(Params& p) {
+  p.x_bytes = std::max(kRows * p.width * 2, 2 * tile_chunks(kRows) * kThreads * 16);
+  p.ring = std::min(kMaxRing, static_cast<int>(kSharedBytes - p.x_bytes - sizeof(Shared)) / kPageBytes);
+  return p.width <= kMaxWidth / 2 ? decode_kernel<kRows, 1> : decode_kernel<kRows, 2>;
+}
+auto kernel_of(Params& p) {
+  return p.rows == 1   ? kernel_of<1>(p)
+         : p.rows == 2 ? kernel_of<2>(p)
+         : p.rows <= 4 ? kernel_of<4>(p)
+                       : kernel_of<8>(p);
+}
+
 // Deals the strips of a phase to `load.size()` shares, of which `load` counts the blocks: as many to each, give or take
 // one, those with the smallest load first; with `level` one less or more again (or what the ring holds), so that loads
 // become equal. A barrier follows each phase, and the ring evens out only what is less than its size.
 void deal(Params& p, int phase, int64_t strips, bool level, std::vector<int64_t>& load) {
   const auto shares = static_cast<int64_t>(load.size()), blocks = int64_t{p.blocks[phase]};
   const int64_t even = strips / shares, rounds = level ? std::max<int64_t>(0, even - 1) : even;
-  const int64_t most = level ? std::max<int64_t>(even + 1, kRing * kPageBlocks / blocks) : even + 1;
+  const int64_t most = level ? std::max<int64_t>(even + 1, kMaxRing * kPageBlocks / blocks) : even + 1;
   std::vector<int64_t> count(load.size(), rounds);
   for (int64_t& blocks_so_far : load) blocks_so_far += rounds * blocks;
   for (int64_t rest = strips - rounds * shares; rest > 0; --rest) {
@@ -153,11 +172,14 @@ struct Workspace {
 size_t place_workspace(Params& p, std::byte* memory) {
   Workspace w{memory};
   const int64_t parts = int64_t{kMaxRows} * p.kv_heads * kMaxSplits * kMaxGroup;
-  p.arrived = w.take<unsigned>(1);
+  constexpr int64_t kExchanged = int64_t{kTurns} * kMaxRows;
+  p.turn = w.take<unsigned>(1);
   p.left = w.take<unsigned>(1);
-  p.q = w.take<bf16>(int64_t{kMaxRows} * p.heads * p.head_dim);
-  p.attended = w.take<bf16>(int64_t{kMaxRows} * p.heads * p.head_dim);
-  p.activated = w.take<bf16>(int64_t{kMaxRows} * p.ffn);
+  p.qkv = w.take<bf16>(kExchanged * p.qkv_rows);
+  p.attended = w.take<bf16>(kExchanged * p.q_width);
+  p.middle = w.take<bf16>(kExchanged * p.width);
+  p.activated = w.take<bf16>(kExchanged * p.ffn);
+  p.out = w.take<bf16>(kExchanged * p.width);
   p.partial = w.take<float>(parts * p.head_dim);
   p.partial_top = w.take<float2>(parts);
   return w.used;
@@ -169,18 +191,20 @@ void set_shapes(Params& p, const Decoder& d) {
   p.heads = static_cast<int>(d.heads);
   p.kv_heads = static_cast<int>(d.kv_heads);
   p.head_dim = static_cast<int>(d.head_dim);
+  p.q_width = p.heads * p.head_dim;
+  p.qkv_rows = p.q_width + 2 * p.kv_heads * p.head_dim;
   p.ffn = static_cast<int>(d.layers[0].down.cols());
   p.vocabulary = static_cast<int>(d.head.rows());
 }
 
 void make_schedule(Params& p, int ctas) {
   p.blocks[kQkv] = p.blocks[kGateUp] = p.blocks[kHead] = p.width / kBlockCols;
-  p.blocks[kOutput] = p.heads * p.head_dim / kBlockCols;
+  p.blocks[kOutput] = p.q_width / kBlockCols;
   p.blocks[kDown] = p.ffn / kBlockCols;
   std::vector<int64_t> load(static_cast<size_t>(ctas)), head_load(load);
   deal(p, kDown, strips_of(p.width), false, load);
   deal(p, kOutput, strips_of(p.width), false, load);
-  deal(p, kQkv, strips_of((p.heads + 2 * p.kv_heads) * p.head_dim), false, load);
+  deal(p, kQkv, strips_of(p.qkv_rows), false, load);
   deal(p, kGateUp, strips_of(2 * p.ffn), true, load);
   deal(p, kHead, strips_of(p.vocabulary), false, head_load);
 }
@@ -250,18 +274,16 @@ void decode_persistent(Stream stream, const Decoder& d, const DecodeStep& step) 
                    elements(d.kv_layers[i])};
   }
 
-  const auto kernel = p.width <= 4 * persistent::kPageBlocks * kBlockCols
-                          ? persistent::decode_kernel<4>
-                          : persistent::decode_kernel<persistent::kMaxPages>;
-  constexpr int kShared = static_cast<int>(sizeof(persistent::Shared));
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared), "decode_persistent");
+  const auto kernel = persistent::kernel_of(p);
+  const int shared = p.ring * persistent::kPageBytes + p.x_bytes + static_cast<int>(sizeof(persistent::Shared));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "decode_persistent");
   cudaLaunchAttribute cooperative = {};
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(sm_count()));
   config.blockDim = dim3(persistent::kThreads + persistent::kStreamThreads);
-  config.dynamicSmemBytes = kShared;
+  config.dynamicSmemBytes = static_cast<size_t>(shared);
   config.stream = stream;
   config.attrs = &cooperative;
   config.numAttrs = 1;

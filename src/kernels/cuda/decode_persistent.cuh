@@ -1,4 +1,4 @@
-// What the parts of the persistent decode kernel share: its parameters, its shared memory, barriers and small helpers.
+// What the parts of the persistent decode kernel share: its parameters, its shared memory and small helpers.
 #pragma once
 
 #include "kernels/cuda/layout.h"
@@ -6,24 +6,29 @@
 
 namespace saccade::cuda::persistent {
 
-constexpr int kWarps = 8;              // that multiply
-constexpr int kThreads = 32 * kWarps;  // of those warps
-constexpr int kStreamThreads = 128;    // one of them streams weights: registers move by warpgroups
-constexpr int kMaxRows = 8;            // columns of an mma
-constexpr int kMaxGroup = 8;           // query heads of a kv head: rows of an mma that attention uses
-constexpr int kPageBlocks = kWarps;    // a page of weights is one block (16 x 64) for each warp
-constexpr int kPageBytes = kPageBlocks * kBlockBytes;
-constexpr int kRing = 13;  // pages
+constexpr int kWarps = 8;                              // that multiply
+constexpr int kThreads = 32 * kWarps;                  // of those warps
+constexpr int kStreamThreads = 128;                    // one of them streams weights: registers move by warpgroups
+constexpr int kMaxRows = 8;                            // columns of an mma
+constexpr int kMaxGroup = 8;                           // query heads of a kv head: rows of an mma that attention uses
+constexpr int kPageBlocks = kWarps;                    // a page of weights is one block (16 x 64) for each warp
+constexpr int kPageBytes = kPageBlocks * kBlockBytes;  // as many as 64 keys of 128
+constexpr int kMaxRing = 13;                           // pages
 // Pages on their way from memory, of which a longer queue would delay all other loads: while the stream is all there is
 // to wait for, and between the products of qkv and of gate and up, when small loads are waited for.
 constexpr int kInFlight = 3, kInFlightChain = 2;
-constexpr int kAhead = 8;  // pages brought to the L2 cache, one in kPace cycles, while the ring is full
-constexpr unsigned kPace = 2000;
-constexpr int kSumBuffers = 4;                   // strips whose sums over warps can be pending
+constexpr int kSumBuffers = 2;                   // strips whose sums over warps can be pending
 constexpr int kScoreStride = kKvPageTokens + 8;  // floats; free of bank conflicts
 constexpr int kMaxSplits = 32;                   // parts of a sequence that attend apart: one lane each when combined
 constexpr int kMaxCtas = 160;
 constexpr int kMaxLayers = 128;
+constexpr int kTurns = 4;      // layers whose exchanged values have places of their own
+constexpr int kMaxChunks = 2;  // of 8 values, of the hidden width, for each thread
+constexpr int kMaxWidth = kMaxChunks * kThreads * 8;
+
+// Activations are multiplied from shared memory: all of a norm, else tiles that take turns in two places.
+constexpr int tile_chunks(int rows) { return rows > 4 ? 4 : 2; }  // of 8 values, for each thread
+constexpr int tile_columns(int rows) { return tile_chunks(rows) * kThreads * 8 / rows; }
 
 enum Phase { kQkv, kOutput, kGateUp, kDown, kHead, kPhases };
 
@@ -40,30 +45,34 @@ struct Params {
   float* logits;
   const bf16 *norm, *head;
 
-  bf16 *q, *attended, *activated;  // [8, H*Dh] twice, [8,F]
-  float* partial;                  // [8, K, kMaxSplits, kMaxGroup, Dh]
-  float2* partial_top;             // [8, K, kMaxSplits, kMaxGroup]: highest score and sum
-  unsigned *arrived, *left;        // CTAs at barriers, CTAs that ended; zero between launches
+  // Exchanged between CTAs (decode_persistent_exchange.cuh), of kTurns layers each: [kTurns, 8, width of a row].
+  bf16 *qkv, *attended, *middle, *activated, *out;
+  float* partial;         // [8, K, kMaxSplits, kMaxGroup, Dh]
+  float2* partial_top;    // [8, K, kMaxSplits, kMaxGroup]: highest score and sum
+  unsigned *turn, *left;  // of the first layer; CTAs that ended, zero between launches
 
-  int rows, depth, width, heads, kv_heads, head_dim, ffn, vocabulary, max_pages;
+  int rows, depth, width, heads, kv_heads, head_dim, qkv_rows, q_width, ffn, vocabulary, max_pages;
   float eps, scale;
   int blocks[kPhases];                   // along K
+  int ring, x_bytes;                     // shared memory: pages of the ring, bytes of activations
   int rounds[kPhases];                   // strips that every share has: every grid-th of the first ones
   uint16_t rest[kPhases][kMaxCtas + 1];  // those behind them: of each share, rest[i] .. rest[i + 1]
   LayerView layers[kMaxLayers];
 };
 
+// Behind the ring and the activations.
 struct Shared {
-  uint8_t ring[kRing][kPageBytes];
   union {
     float4 sums[kSumBuffers][kWarps][32];
     float scores[2][kMaxGroup * kScoreStride];
+    float4 combined[kWarps][32];
   };
-  uint64_t full[kRing], empty[kRing], sums_full[kSumBuffers], sums_empty[kSumBuffers];
-  float squares[kWarps][kMaxRows];
+  uint64_t full[kMaxRing], empty[kMaxRing], sums_full[kSumBuffers], sums_empty[kSumBuffers];
+  float squares[2][kWarps][kMaxRows];
   LayerView views[2];      // of this layer and the next: parameters that no SM has read yet come from far away
   volatile int in_flight;  // kInFlight or kInFlightChain
-  int layer, views_ready;  // that the multiplying warps are in; that has its view
+  // Layers: that the multiplying warps are in; with a view; whose h has arrived; in which old values are cleared.
+  volatile int layer, views_ready, arrived, cleared;
   int kv_lens[kMaxRows], parts[kMaxRows], part_pages[kMaxRows];
 };
 
@@ -71,10 +80,28 @@ struct Shared {
 struct Thread {
   const Params& p;
   Shared& s;
+  uint8_t *ring, *x;
   int warp, lane, group, quad;  // lane = 4 * group + quad
-  int slot = 0, strips = 0;
+  int turn;                     // of the layer
+  int slot = 0, strips = 0, norms = 0;
   uint32_t parity = 0;
-  unsigned barriers = 0;
+
+  // The next page of the ring, once it is there; and when this warp is done with it.
+  __device__ __forceinline__ const uint8_t* wait_page() const {
+    mbarrier_wait(shared_address(&s.full[slot]), parity);
+    __syncwarp();
+    return ring + slot * kPageBytes;
+  }
+  __device__ __forceinline__ int next_page() {
+    const int taken = slot;
+    if (++slot == p.ring) slot = 0, parity ^= 1;
+    return taken;
+  }
+  // Not before the values are in registers: a load of shared memory can linger behind loads of global memory.
+  __device__ __forceinline__ void free_page(int taken) const {
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(shared_address(&s.empty[taken]));
+  }
 };
 
 // The strips of a phase that this CTA multiplies. All CTAs read side by side.
@@ -97,47 +124,12 @@ struct Share {
 
 __device__ __forceinline__ void sync_warps() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
 
-// All CTAs: what any thread wrote before arrive() can be read after wait().
-__device__ __forceinline__ void grid_arrive(Thread& t) {
-  sync_warps();
-  ++t.barriers;
-  if (t.warp == 0 && t.lane == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(t.p.arrived) : "memory");
-}
-__device__ __forceinline__ void grid_wait(Thread& t) {
-  if (t.warp == 0 && t.lane == 0) {
-    unsigned n;
-    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(n) : "l"(t.p.arrived) : "memory");
-    while (n < t.barriers * gridDim.x);
-  }
-  sync_warps();
-}
-
 __device__ __forceinline__ float rounded(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
 __device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000); }
 __device__ __forceinline__ uint32_t pack(float a, float b) {  // rounds
   const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
   return reinterpret_cast<const uint32_t&>(pair);
-}
-
-__device__ __forceinline__ bool mbarrier_test(uint32_t barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, p;\n"
-      "}\n"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done;
-}
-
-// Of data that this kernel writes: from the L2 cache.
-__device__ __forceinline__ uint4 load_16(const void* from) { return __ldcg(static_cast<const uint4*>(from)); }
-__device__ __forceinline__ float load_bf16(const bf16* from) {
-  return __uint_as_float(static_cast<uint32_t>(__ldcg(reinterpret_cast<const unsigned short*>(from))) << 16);
 }
 
 }  // namespace saccade::cuda::persistent

@@ -1,13 +1,13 @@
 // Attention of the persistent decode kernel: one query per sequence over the paged cache.
 //
 // An item is one kv head of a sequence and a run of its pages; how a sequence is split depends on its own length alone.
-// The query heads of the group are rows of both products: scores = q K^T with mma m16n8k16, one m16n8 tile (8 tokens of
-// a page) for each warp, then y = P V, 16 of the Dh columns for each warp over all 64 tokens of the page. Operands go
-// straight from the cache to registers, one page ahead. After a barrier the parts are combined, by a warp for each
-// query head.
+// Pages come through the ring, keys and then values, and the newest key and value are put into them. The query heads of
+// the group are rows of both products: scores = q K^T with mma m16n8k16, one m16n8 tile (8 tokens of a page) for each
+// warp, then y = P V, 16 of the Dh columns for each warp over all 64 tokens of the page. The parts of a query head are
+// combined by one CTA.
 #pragma once
 
-#include "kernels/cuda/decode_persistent.cuh"
+#include "kernels/cuda/decode_persistent_exchange.cuh"
 
 namespace saccade::cuda::persistent {
 
@@ -51,107 +51,87 @@ __device__ __forceinline__ void prefetch(const void* from, int64_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(static_cast<uint32_t>(bytes)) : "memory");
 }
 
-// Brings what is small to the L2 cache, and when a layer begins the cache that its items read. One thread.
+// Brings what is small to the L2 cache and the view of each layer to shared memory. One thread.
 __device__ __forceinline__ void prefetch_for_layers(const Params& p, Shared& s) {
   for (int i = static_cast<int>(blockIdx.x); i < p.depth; i += static_cast<int>(gridDim.x)) {
     prefetch(p.layers[i].attention_norm, p.width * sizeof(bf16));
     prefetch(p.layers[i].mlp_norm, p.width * sizeof(bf16));
-    if (p.layers[i].bias) prefetch(p.layers[i].bias, (p.heads + 2 * p.kv_heads) * p.head_dim * sizeof(bf16));
+    if (p.layers[i].bias) prefetch(p.layers[i].bias, p.qkv_rows * sizeof(bf16));
   }
-  const int elements = kKvPageTokens * p.head_dim;
   for (int layer = 0; layer < p.depth; ++layer) {
-    while (*static_cast<const volatile int*>(&s.layer) < layer) __nanosleep(100);
+    while (s.layer < layer) __nanosleep(100);
     if (layer + 1 < p.depth) s.views[(layer + 1) & 1] = p.layers[layer + 1];
     __threadfence_block();
-    *static_cast<volatile int*>(&s.views_ready) = layer + 1;
-    Cursor c;
-    for (seek(p, s, static_cast<int>(blockIdx.x), c); c.b < p.rows; step(p, s, c)) {
-      const bf16* keys = s.views[layer & 1].kv + (int64_t{c.id} * 2 * p.kv_heads + c.kv_head) * elements;
-      prefetch(keys, elements * sizeof(bf16));
-      prefetch(keys + p.kv_heads * elements, elements * sizeof(bf16));
-    }
+    s.views_ready = layer + 1;
   }
 }
 
-// A thread's part of one page: its chunks of token 8 warp + group of the keys; of the values, columns 2 group and
-// 2 group + 1 of the warp's 16, for tokens 16 i + {0, 1, 8, 9} + 2 quad. And of the query heads.
-struct PageOperands {
-  uint4 key[2][2];
-  uint32_t value[4][4];
-};
-__device__ __forceinline__ void load_page(const Thread& t, const bf16* kv, const Cursor& c, PageOperands& o) {
-  const Params& p = t.p;
-  if (c.b == p.rows) return;
-  const bf16* keys = kv + (int64_t{c.id} * 2 * p.kv_heads + c.kv_head) * kKvPageTokens * p.head_dim;
-  const bf16* values = keys + p.kv_heads * kKvPageTokens * p.head_dim;
-#pragma unroll
-  for (int half = 0; half < 2; ++half)
-    if (half * kBlockCols < p.head_dim) {
-      const bf16* row = keys + half * kKvPageTokens * kBlockCols + (8 * t.warp + t.group) * kBlockCols;
-      o.key[half][0] = load_16(row + ((2 * t.quad) ^ t.group) * 8);
-      o.key[half][1] = load_16(row + ((2 * t.quad + 1) ^ t.group) * 8);
-    }
-  const int column = 16 * t.warp + 2 * t.group, tokens = t.s.kv_lens[c.b] - c.page * kKvPageTokens;
-  if (column >= p.head_dim) return;
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int token = 16 * i + j / 2 * 8 + 2 * t.quad + j % 2;
-      o.value[i][j] = token < tokens ? __ldcg(reinterpret_cast<const uint32_t*>(values + kv_offset(token, column))) : 0;
-    }
+// Element (token, place) of a page of keys or values in the ring: the chunk of 8 that it is in.
+__device__ __forceinline__ uint4* kv_chunk(uint8_t* page, int token, int chunk) {
+  return reinterpret_cast<uint4*>(page + chunk / 8 * (kKvPageTokens * kBlockCols * 2) + token * 128 +
+                                  ((chunk % 8) ^ (token & 7)) * 16);
 }
-__device__ __forceinline__ void load_queries(const Thread& t, const Cursor& c, uint4 (&q)[2][2]) {
+__device__ __forceinline__ uint4 wait_16(const bf16* from) {
+  uint4 v;
+  do v = load_16(from);
+  while (missing(v));
+  return v;
+}
+
+// This CTA's items from `first` on.
+__device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
   const Params& p = t.p;
+  if (first.b == p.rows) return;
   const int group_heads = p.heads / p.kv_heads;
-  if (c.b == p.rows || t.group >= group_heads) return;
-  const bf16* from = p.q + (c.b * p.heads + c.kv_head * group_heads + t.group) * p.head_dim + 16 * t.quad;
-#pragma unroll
-  for (int half = 0; half < 2; ++half)
-    if (half * kBlockCols < p.head_dim) {
-      q[half][0] = load_16(from + half * kBlockCols);
-      q[half][1] = load_16(from + half * kBlockCols + 8);
-    }
-}
-
-// Waits for the grid; then this CTA's items from `first` on. Its page is asked for before, and again if this step
-// writes to it.
-__device__ __forceinline__ void attend(Thread& t, int layer, const Cursor& first) {
-  const Params& p = t.p;
-  const bf16* kv = t.s.views[layer & 1].kv;
   const float scale = p.scale * 1.4426950408889634f;  // powers of two
-  Cursor now = first, next = first;
-  PageOperands operands = {}, next_operands = {};
-  uint4 q[2][2] = {}, next_q[2][2] = {};
-  load_page(t, kv, now, operands);
-  grid_wait(t);
-  load_queries(t, now, q);
-  if (now.b < p.rows && now.page == (t.s.kv_lens[now.b] - 1) / kKvPageTokens) load_page(t, kv, now, operands);
-  step(p, t.s, next);
-
+  uint4 q[2][2] = {};
   float top = -INFINITY, total = 0, y[2][4] = {};
-  for (int buffer = 0; now.b < p.rows; buffer ^= 1) {
-    load_page(t, kv, next, next_operands);
-    load_queries(t, next, next_q);
-    Cursor after = next;
-    step(p, t.s, after);
+  sync_warps();  // scores are where sums were
+  int buffer = 0;
+  for (Cursor now = first; now.b < p.rows; step(p, t.s, now), buffer ^= 1) {
+    const bf16* qkv = of_turn(p.qkv, t.turn, p.qkv_rows) + now.b * p.qkv_rows;
+    const bf16* newest_kv = qkv + (p.heads + now.kv_head) * p.head_dim;  // value: kv_heads heads behind
+    const int newest = t.s.kv_lens[now.b] - 1 - now.page * kKvPageTokens;
+    if (t.group < group_heads)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          if (half * kBlockCols < p.head_dim)
+            q[half][i] = wait_16(qkv + (now.kv_head * group_heads + t.group) * p.head_dim + half * kBlockCols +
+                                 16 * t.quad + 8 * i);
 
-    const int tokens = t.s.kv_lens[now.b] - now.page * kKvPageTokens;
+    auto* keys = const_cast<uint8_t*>(t.wait_page());
+    const bool has_newest_key = newest / 8 == t.warp && newest < kKvPageTokens;
+    if (has_newest_key && 8 * t.lane < p.head_dim) {
+      *kv_chunk(keys, newest, t.lane) = wait_16(newest_kv + 8 * t.lane);
+      fence_proxy_async();  // before the stream writes there
+    }
+    __syncwarp();
     float s[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half)
+      if (half * kBlockCols < p.head_dim)
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint4 &a = q[half][i], &k = operands.key[half][i];
-        if (half * kBlockCols < p.head_dim) {
+        for (int i = 0; i < 2; ++i) {
+          const uint4 &a = q[half][i], k = *kv_chunk(keys, 8 * t.warp + t.group, half * 8 + 2 * t.quad + i);
           mma_16x8x16(s, {a.x, 0, a.y, 0}, k.x, k.y);
           mma_16x8x16(s, {a.z, 0, a.w, 0}, k.z, k.w);
         }
-      }
+    t.free_page(t.next_page());
     float* scores = t.s.scores[buffer] + t.group * kScoreStride + 2 * t.quad;
     const int token = 8 * t.warp + 2 * t.quad;
     *reinterpret_cast<float2*>(scores + 8 * t.warp) =
-        make_float2(token < tokens ? s[0] * scale : -INFINITY, token + 1 < tokens ? s[1] * scale : -INFINITY);
+        make_float2(token <= newest ? s[0] * scale : -INFINITY, token + 1 <= newest ? s[1] * scale : -INFINITY);
+
+    auto* values = const_cast<uint8_t*>(t.wait_page());
+    const bool has_columns = 16 * t.warp < p.head_dim;
+    if (has_columns && newest < kKvPageTokens) {  // this warp's columns: the newest value, and zeros for what follows
+      for (int i = t.lane; i < 2 * (kKvPageTokens - newest); i += 32)
+        *kv_chunk(values, newest + i / 2, 2 * t.warp + i % 2) =
+            i < 2 ? wait_16(newest_kv + p.kv_heads * p.head_dim + (2 * t.warp + i) * 8) : make_uint4(0, 0, 0, 0);
+      fence_proxy_async();
+    }
     sync_warps();
 
     float2 e[4][2];
@@ -176,55 +156,59 @@ __device__ __forceinline__ void attend(Thread& t, int layer, const Cursor& first
         e[i][j] = make_float2(exp2f(e[i][j].x - top), exp2f(e[i][j].y - top));
         total += e[i][j].x + e[i][j].y;
       }
+      if (!has_columns) continue;
       const uint32_t a0 = pack(e[i][0].x, e[i][0].y), a2 = pack(e[i][1].x, e[i][1].y);
-      const uint32_t(&v)[4] = operands.value[i];
-      mma_16x8x16(y[0], {a0, 0, a2, 0}, __byte_perm(v[0], v[1], 0x5410), __byte_perm(v[2], v[3], 0x5410));
-      mma_16x8x16(y[1], {a0, 0, a2, 0}, __byte_perm(v[0], v[1], 0x7632), __byte_perm(v[2], v[3], 0x7632));
+      uint32_t v[4];  // tokens 16 i + 0..7 and 8..15 of columns 0..7, then of 8..15
+      ldmatrix_x4_trans(v, shared_address(kv_chunk(values, 16 * i + t.lane % 16, 2 * t.warp + t.lane / 16)));
+      mma_16x8x16(y[0], {a0, 0, a2, 0}, v[0], v[1]);
+      mma_16x8x16(y[1], {a0, 0, a2, 0}, v[2], v[3]);
     }
+    t.free_page(t.next_page());
 
     if (now.page + 1 == now.end) {
       total += __shfl_xor_sync(~0u, total, 1);
       total += __shfl_xor_sync(~0u, total, 2);
       const int row = ((now.b * p.kv_heads + now.kv_head) * kMaxSplits + now.part) * kMaxGroup + t.group;
-      if (16 * t.warp < p.head_dim)  // columns 4 quad .. 4 quad + 3 of the warp's 16
-        *reinterpret_cast<float4*>(p.partial + int64_t{row} * p.head_dim + 16 * t.warp + 4 * t.quad) =
-            make_float4(y[0][0], y[1][0], y[0][1], y[1][1]);
-      if (t.warp == 0 && t.quad == 0) p.partial_top[row] = make_float2(top, total);
+      if (t.group < group_heads) {
+        float* to = p.partial + int64_t{row} * p.head_dim + 16 * t.warp + 2 * t.quad;
+        if (has_columns) publish(to, y[0][0], y[0][1]), publish(to + 8, y[1][0], y[1][1]);
+        if (t.warp == 0 && t.quad == 0) publish(reinterpret_cast<float*>(p.partial_top + row), top, total);
+      }
       top = -INFINITY, total = 0;
       y[0][0] = y[0][1] = y[1][0] = y[1][1] = 0;
     }
-    now = next;
-    next = after;
-    operands = next_operands;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) q[half][0] = next_q[half][0], q[half][1] = next_q[half][1];
   }
+  sync_warps();  // sums are where scores were
 }
 
-// Waits for the grid and adds the parts of each query head in their order: a warp for each, a lane for each part's
-// weight and for four columns.
-__device__ __forceinline__ void combine(Thread& t) {
-  constexpr int kBatch = 16;
+// Adds the parts of this CTA's query heads, a warp those of every eighth number, then the warps' sums, and empties
+// their places. Whether there were any: then a fence must follow before others may fill them again.
+__device__ __forceinline__ bool combine(Thread& t) {
+  constexpr int kParts = kMaxSplits / kWarps;
   const Params& p = t.p;
   const int group_heads = p.heads / p.kv_heads, column = 4 * t.lane;
-  const bool has_columns = column < p.head_dim;
-  grid_wait(t);
-  for (int i = static_cast<int>(blockIdx.x + gridDim.x * t.warp); i < p.rows * p.heads; i += gridDim.x * kWarps) {
-    const int b = i / p.heads, kv_head = i % p.heads / group_heads, parts = t.s.parts[b];
-    const int row = (b * p.kv_heads + kv_head) * kMaxSplits * kMaxGroup + i % group_heads;
-    float4 v[kBatch], y = make_float4(0, 0, 0, 0);
-    const auto load_batch = [&](int part) {
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        v[j] = make_float4(0, 0, 0, 0);
-        if (part + j < parts && has_columns)
-          v[j] = __ldcg(
-              reinterpret_cast<const float4*>(p.partial + int64_t{row + (part + j) * kMaxGroup} * p.head_dim + column));
+  for (int i = first_combined(); i < p.rows * p.heads; i += static_cast<int>(gridDim.x)) {
+    const int b = i / p.heads, parts = t.s.parts[b];
+    const int row = (b * p.kv_heads + i % p.heads / group_heads) * kMaxSplits * kMaxGroup + i % group_heads;
+    float2* top_at = p.partial_top + row + t.lane * kMaxGroup;
+    float2 top_sum = make_float2(-INFINITY, 0);
+    float4 v[kParts] = {};
+    bool again;
+    do {
+      again = false;
+      if (t.lane < parts && (top_sum.y == 0 || missing(top_sum))) {
+        top_sum = load_8(top_at);
+        again = true;
       }
-    };
-    const float2 top_sum =
-        t.lane < parts ? __ldcg(p.partial_top + row + t.lane * kMaxGroup) : make_float2(-INFINITY, 0);
-    load_batch(0);
+#pragma unroll
+      for (int j = 0; j < kParts; ++j)
+        if (t.warp + j * kWarps < parts && column < p.head_dim && missing(v[j])) {
+          const uint4 bits =
+              load_16(p.partial + int64_t{row + (t.warp + j * kWarps) * kMaxGroup} * p.head_dim + column);
+          v[j] = reinterpret_cast<const float4&>(bits);
+          again = true;
+        }
+    } while (__any_sync(~0u, again));
     float top = top_sum.x;
 #pragma unroll
     for (int j = 1; j < 32; j *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, j));
@@ -232,18 +216,34 @@ __device__ __forceinline__ void combine(Thread& t) {
     float sum = weight * top_sum.y;
 #pragma unroll
     for (int j = 1; j < 32; j *= 2) sum += __shfl_xor_sync(~0u, sum, j);
-    for (int part = 0; part < parts; part += kBatch) {
-      if (part > 0) load_batch(part);
+    float4 y = make_float4(0, 0, 0, 0);
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const float w = __shfl_sync(~0u, weight, part + j);
-        y.x += w * v[j].x, y.y += w * v[j].y, y.z += w * v[j].z, y.w += w * v[j].w;
-      }
+    for (int j = 0; j < kParts; ++j) {
+      const float w = __shfl_sync(~0u, weight, t.warp + j * kWarps);
+      y.x += w * v[j].x, y.y += w * v[j].y, y.z += w * v[j].z, y.w += w * v[j].w;
     }
-    if (has_columns)
-      *reinterpret_cast<uint2*>(p.attended + i * p.head_dim + column) =
-          make_uint2(pack(y.x / sum, y.y / sum), pack(y.z / sum, y.w / sum));
+    sync_warps();  // others may still need what is there
+    t.s.combined[t.warp][t.lane] = y;
+    sync_warps();
+    if (2 * static_cast<int>(threadIdx.x) < p.head_dim) {
+      float2 all = make_float2(0, 0);
+#pragma unroll
+      for (int j = 0; j < kWarps; ++j) {
+        const float2 part = reinterpret_cast<const float2*>(t.s.combined[j])[threadIdx.x];
+        all.x += part.x, all.y += part.y;
+      }
+      publish(of_turn(p.attended, t.turn, p.q_width) + i * p.head_dim + 2 * threadIdx.x,
+              pack(all.x / sum, all.y / sum));
+    }
+#pragma unroll
+    for (int j = 0; j < kParts; ++j)
+      if (t.warp + j * kWarps < parts && column < p.head_dim)
+        clear_16(p.partial + int64_t{row + (t.warp + j * kWarps) * kMaxGroup} * p.head_dim + column);
+    sync_warps();  // all have read the scores' tops, and sums may be written where these were
+    if (t.warp == 0 && t.lane < parts)
+      asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %1};" ::"l"(top_at), "r"(0) : "memory");
   }
+  return first_combined() < p.rows * p.heads;
 }
 
 }  // namespace saccade::cuda::persistent
