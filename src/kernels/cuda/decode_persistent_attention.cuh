@@ -78,6 +78,20 @@ __device__ __forceinline__ uint4 wait_16(const bf16* from) {
   return v;
 }
 
+__device__ __forceinline__ void load_queries(const Thread& t, const Cursor& c, uint4 (&q)[2][2]) {
+  const Params& p = t.p;
+  const int group_heads = p.heads / p.kv_heads;
+  if (c.b == p.rows || t.group >= group_heads) return;
+  const bf16* from = of_turn(p.qkv, t.turn, p.qkv_rows) + c.b * p.qkv_rows +
+                     (c.kv_head * group_heads + t.group) * p.head_dim + 16 * t.quad;
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+    if (half * kBlockCols < p.head_dim) {
+      q[half][0] = load_16(from + half * kBlockCols);
+      q[half][1] = load_16(from + half * kBlockCols + 8);
+    }
+}
+
 // This CTA's items from `first` on.
 __device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
   const Params& p = t.p;
@@ -88,19 +102,14 @@ __device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
   float top = -INFINITY, total = 0, y[2][4] = {};
   sync_warps();  // scores are where sums were
   int buffer = 0;
-  for (Cursor now = first; now.b < p.rows; step(p, t.s, now), buffer ^= 1) {
+  Cursor next = first;
+  for (Cursor now = first; now.b < p.rows; now = next, buffer ^= 1) {
     const bf16* qkv = of_turn(p.qkv, t.turn, p.qkv_rows) + now.b * p.qkv_rows;
     const bf16* newest_kv = qkv + (p.heads + now.kv_head) * p.head_dim;  // value: kv_heads heads behind
     const int newest = t.s.kv_lens[now.b] - 1 - now.page * kKvPageTokens;
-    if (t.group < group_heads)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          if (half * kBlockCols < p.head_dim)
-            q[half][i] = wait_16(qkv + (now.kv_head * group_heads + t.group) * p.head_dim + half * kBlockCols +
-                                 16 * t.quad + 8 * i);
-
+    while (t.group < group_heads && (missing(q[0][0]) || missing(q[0][1]) ||
+                                     (p.head_dim > kBlockCols && (missing(q[1][0]) || missing(q[1][1])))))
+      load_queries(t, now, q);
     auto* keys = const_cast<uint8_t*>(t.wait_page());
     const bool has_newest_key = newest / 8 == t.warp && newest < kKvPageTokens;
     if (has_newest_key && 8 * t.lane < p.head_dim) {
@@ -119,6 +128,8 @@ __device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
           mma_16x8x16(s, {a.z, 0, a.w, 0}, k.z, k.w);
         }
     t.free_page(t.next_page());
+    step(p, t.s, next);
+    load_queries(t, next, q);
     float* scores = t.s.scores[buffer] + t.group * kScoreStride + 2 * t.quad;
     const int token = 8 * t.warp + 2 * t.quad;
     *reinterpret_cast<float2*>(scores + 8 * t.warp) =

@@ -95,7 +95,7 @@ __device__ __forceinline__ void stage_norm(Thread& t, const bf16* h, bool given,
 #pragma unroll
   for (int i = 0; i < kChunks; ++i)
     if (thread + i * kThreads < chunks) weight[i] = load_16(norm + (thread + i * kThreads) * 8);
-  if (kRows > 2 && !given && thread < chunks)  // many that ask for all would slow down those that compute it
+  if (kRows * kChunks > 8 && !given && thread < chunks)  // many that ask for all would slow down those that compute it
     while (missing(load_16(h + thread * 8))) {
     }
   bool again;
