@@ -10,7 +10,9 @@
 #include <iterator>
 #include <mutex>
 #include <optional>
+#include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -132,19 +134,26 @@ class Bench {
     return result;
   }
 
-  // A repeated word, as often as gives `prompt_tokens` of text and template together.
+  // As many random characters as give `prompt_tokens` of text and template together.
   void set_prompt(int64_t prompt_tokens) {
-    const auto length = [&](int64_t words) {
-      Request request = text_request(words_of(words));
+    const auto length = [&](int64_t characters) {
+      Request request = text_request(random_text(characters));
       request.sampling.max_tokens = 1;
       return static_cast<int64_t>(ask(engine_, std::move(request), false).result.prompt_ids.size());
     };
-    constexpr int64_t kFew = 4, kMore = 20;
+    constexpr int64_t kFew = 8, kMore = 40;
     const int64_t few = length(kFew), more = length(kMore);
-    const double per_word = static_cast<double>(more - few) / (kMore - kFew);
-    const double words = kFew + static_cast<double>(prompt_tokens - few) / per_word;
-    if (!(per_word > 0) || words < 1) fail("--prompt-tokens: the template alone takes about {} tokens", few - kFew);
-    prompt_ = words_of(std::llround(words));
+    const double per_character = static_cast<double>(more - few) / (kMore - kFew);
+    const auto step = [&](int64_t tokens) { return std::llround(static_cast<double>(tokens) / per_character); };
+    int64_t characters = per_character > 0 ? kFew + step(prompt_tokens - few) : 0;
+    // Characters that merge into one token make the first estimate inexact.
+    for (int corrections = 4; corrections > 0 && characters >= 1; --corrections) {
+      const int64_t change = step(prompt_tokens - length(characters));
+      if (change == 0) break;
+      characters += change;
+    }
+    if (characters < 1) fail("--prompt-tokens: the template alone takes about {} tokens", few - kFew);
+    prompt_ = random_text(characters);
   }
 
   void set_prompt(std::string text) { prompt_ = std::move(text); }
@@ -156,9 +165,13 @@ class Bench {
   }
 
  private:
-  static std::string words_of(int64_t count) {
-    std::string text = "the";
-    for (int64_t i = 1; i < count; ++i) text += " the";
+  // The same for every run; longer texts begin with shorter ones. Tokens vary, for a mixture of experts to spread them.
+  static std::string random_text(int64_t count) {
+    constexpr std::string_view kAlphabet =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?()[]{}+-*/=%&#@$_~^'\"";
+    std::mt19937 random;
+    std::string text;
+    for (int64_t i = 0; i < count; ++i) text += kAlphabet[random() % kAlphabet.size()];
     return text;
   }
 
