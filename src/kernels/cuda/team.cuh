@@ -38,7 +38,7 @@ __device__ __noinline__ Place first_beyond(u64 value, u64 target) {
 // kCtas CTAs, a cluster along x, seen from one warp of one of them. The first warp of a CTA speaks for it.
 //
 // Nothing waits for a barrier of the cluster, whose release would wait for global memory: messages are remote stores
-// and copies that complete on an mbarrier of the receiver. Threads of a CTA must meet (__syncthreads) between reading
+// that complete on an mbarrier of the receiver. Threads of a CTA must meet (__syncthreads) between reading
 // what was collected or told and the next post().
 template <int kCtas>
 struct Team {
@@ -96,20 +96,19 @@ struct Team {
   // post that all collected, `from` may be written again.
   template <int kShare>
   __device__ const uint32_t* gather_share(const uint32_t* from, uint32_t* to) {
-#if __CUDA_ARCH__ >= 900
-    if constexpr (kCtas > 1) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
     __syncthreads();
     if constexpr (kCtas == 1) return from;
-    if (warp != 0) return to;
 #if __CUDA_ARCH__ >= 900
-    if (lane < kCtas)
-      asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                       address_in(lane, to + cta * kShare)),
-                   "r"(shared_address(from + lane * kShare)), "n"(4 * kShare), "r"(address_in(lane, &shared.arrived[3]))
+    for (int i = 4 * static_cast<int>(threadIdx.x); i < kCtas * kShare; i += 4 * kThreads) {
+      const uint4 v = *reinterpret_cast<const uint4*>(from + i);
+      const int other = i / kShare;
+      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                       address_in(other, to + cta * kShare + i % kShare)),
+                   "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(address_in(other, &shared.arrived[3]))
                    : "memory");
+    }
 #endif
-    receive<false>(3, shares++, kCtas * kShare * 4);
+    if (warp == 0) receive<false>(3, shares++, kCtas * kShare * 4);
     return to;
   }
 
