@@ -96,8 +96,7 @@ void bench(const Shape& s) {
                   memory.random({s.width}, 1),
                   memory.strips(s.vocabulary, s.width, Order::kPlain)};
   weight_bytes += static_cast<double>(d.head.bytes());
-  const Tensor workspace =
-      memory.zeros(DType::kU8, {static_cast<int64_t>(cuda::persistent_workspace_bytes(d, kMaxPages))});
+  const Tensor workspace = memory.zeros(DType::kU8, {static_cast<int64_t>(cuda::persistent_workspace_bytes(d))});
   cudaEvent_t begin, end;
   cuda::check(cudaEventCreate(&begin), "event");
   cuda::check(cudaEventCreate(&end), "event");

@@ -119,7 +119,8 @@ struct Model {
     decoder = {layers.data(), kv_layers.data(), s.depth,
                s.heads,       s.kv_heads,       s.head_dim,
                1e-6f,         vector(norm),     strips_of_host(memory, head, s.vocabulary, s.width)};
-    workspace = memory.zeros(DType::kU8, {static_cast<int64_t>(cuda::persistent_workspace_bytes(decoder, max_pages))});
+    const size_t bytes = cuda::decode_workspace_bytes(decoder, std::max<int64_t>(sequences(), 8), max_pages);
+    workspace = memory.zeros(DType::kU8, {static_cast<int64_t>(bytes)});
   }
 
   int64_t sequences() const { return static_cast<int64_t>(lengths.size()); }
@@ -193,7 +194,7 @@ struct Model {
     step.kv.longest_kv = *std::max_element(kv_lens.begin(), kv_lens.end());
     step.logits = scratch.poison(DType::kF32, {n, s.vocabulary});
     step.workspace = workspace;
-    cuda::decode_persistent(nullptr, decoder, step);
+    cuda::decode(nullptr, decoder, step);
     const auto out_h = download<BFloat16>(step.h);
     const auto logits = download<float>(step.logits);
     std::vector<Result> results(rows.size());
@@ -365,6 +366,18 @@ TEST_F(Decode, RowsDependOnTheirSequenceAlone) {
       const auto third = m.run({all[(r + 1) % 8], all[(r + 5) % 8], all[r]})[2];
       EXPECT_TRUE(same_bits(third, together[r])) << "in another place: row " << r;
     }
+  }
+}
+
+// More rows than the persistent kernel takes use the same workspace, and must leave its state alone.
+TEST_F(Decode, FormsTakeTurns) {
+  Model m(kSmall128, {1, 63, 64, 65, 500, 300, 128, 2, 90, 17}, 6);
+  ASSERT_TRUE(cuda::can_decode_chained(m.decoder, 10));
+  const auto few = m.run({4, 1, 9});
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    m.run({0, 1, 2, 3, 4, 5, 6, 7, 8, 9});
+    const auto again = m.run({4, 1, 9});
+    for (size_t r = 0; r < few.size(); ++r) EXPECT_TRUE(same_bits(again[r], few[r])) << "row " << r;
   }
 }
 

@@ -40,7 +40,7 @@ void decode(Stream stream, const Decoder& d, const DecodeStep& step);
 
 // The two forms of it: one persistent kernel for up to 8 rows, a chain of kernels for up to 64.
 bool can_decode_persistent(const Decoder& d, int64_t rows);
-size_t persistent_workspace_bytes(const Decoder& d, int64_t max_pages);
+size_t persistent_workspace_bytes(const Decoder& d);
 void decode_persistent(Stream stream, const Decoder& d, const DecodeStep& step);
 bool can_decode_chained(const Decoder& d, int64_t rows);
 size_t chained_workspace_bytes(const Decoder& d, int64_t max_rows, int64_t max_pages);

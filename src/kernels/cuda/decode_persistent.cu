@@ -235,7 +235,7 @@ bool can_decode_persistent(const Decoder& d, int64_t rows) {
          persistent::has_shapes(d);
 }
 
-size_t persistent_workspace_bytes(const Decoder& d, int64_t /*max_pages*/) {
+size_t persistent_workspace_bytes(const Decoder& d) {
   persistent::Params p;
   persistent::set_shapes(p, d);
   return persistent::place_workspace(p, nullptr);
