@@ -132,9 +132,19 @@ std::string name_of(const testing::TestParamInfo<Golden::ParamType>& info) {
 INSTANTIATE_TEST_SUITE_P(All, Golden, testing::Combine(testing::ValuesIn(kCheckpoints), testing::Values("f32", "bf16")),
                          name_of);
 
+// AddressSanitizer makes this test 15 times slower: with it every third prompt of the long lists, which take the same
+// paths.
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t kEvery = 3;
+#else
+constexpr size_t kEvery = 1;
+#endif
+
 TEST_P(Golden, GreedyTokensEqual) {
-  const Json& goldens = goldens_of(checkpoint);
-  ASSERT_GE(goldens.size(), checkpoint.least_cases);
+  const Json& all = goldens_of(checkpoint);
+  ASSERT_GE(all.size(), checkpoint.least_cases);
+  Json goldens = Json::array();
+  for (size_t i = 0; i < all.size(); i += all.size() < 64 ? 1 : kEvery) goldens.push_back(all[i]);
   const auto engine = Engine::load(options_of(checkpoint, dtype, 512));
   int equal = 0, ties = 0, rerouted = 0;
   for (const Json& golden : goldens) {
