@@ -80,7 +80,7 @@ class Model {
   // Tokenises and decodes media; throws Error on bad input. Thread-safe.
   virtual Prompt prepare(const std::vector<Message>& messages) const = 0;
 
-  // Vision tower over media of one request: -> [sum of their tokens, D] in ctx.arena, one after another. The model
+  // Vision tower over media of any requests: -> [sum of their tokens, D] in ctx.arena, one after another. The model
   // decides how many it takes at a time.
   virtual Tensor encode(const Ctx& c, std::span<const VisionInput* const> inputs) const = 0;
 

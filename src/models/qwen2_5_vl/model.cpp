@@ -169,13 +169,23 @@ class QwenModel final : public Model {
     for (const VisionInput* input : inputs) tokens += input->tokens;
     const Tensor all = c.arena.tensor(dtype_, {tokens, config_.hidden});
     int64_t at = 0;
-    for (const VisionInput* input : inputs) {
+    for (size_t i = 0; i < inputs.size();) {
+      // Together, as long as they need no more memory than one picture may.
+      std::vector<const VisionPatches*> group;
+      std::vector<VisionGrid> grids;
+      int64_t patches = 0;
+      for (; i < inputs.size(); ++i) {
+        const auto* media = static_cast<const VisionPatches*>(inputs[i]);
+        const VisionGrid grid = {media->patches.grid_t, media->patches.grid_h, media->patches.grid_w};
+        if (!group.empty() && patches + grid.patches() > most_patches()) break;
+        patches += grid.patches();
+        group.push_back(media);
+        grids.push_back(grid);
+      }
       const auto scratch = c.arena.scope();
-      const auto& media = *static_cast<const VisionPatches*>(input);
-      const Patches& p = media.patches;
-      const Tensor pixels = on_device_ ? patches_on_device(c, media.frames, media.size, preprocess_) : p.pixels;
-      ops::copy_(c, all.slice(at, at + input->tokens), vision_.forward(c, pixels, p.grid_t, p.grid_h, p.grid_w));
-      at += input->tokens;
+      const Tensor embeddings = vision_.forward(c, pixels_of(c, group, patches), grids);
+      ops::copy_(c, all.slice(at, at + embeddings.dim(0)), embeddings);
+      at += embeddings.dim(0);
     }
     return all;
   }
@@ -189,14 +199,31 @@ class QwenModel final : public Model {
   }
 
   size_t vision_workspace_bytes() const override {
-    const int64_t area = config_.vision.patch * config_.vision.patch;
-    return VisionTower::workspace_bytes(config_.vision, preprocess_.max_pixels / area, dtype_);
+    return VisionTower::workspace_bytes(config_.vision, most_patches(), dtype_);
   }
   size_t step_workspace_bytes(int64_t tokens) const override {
     return TextModel::workspace_bytes(config_, tokens, dtype_);
   }
 
  private:
+  // Patches of the largest picture.
+  int64_t most_patches() const { return preprocess_.max_pixels / (config_.vision.patch * config_.vision.patch); }
+
+  // [patches, 3*2*14*14] of all of them.
+  Tensor pixels_of(const Ctx& c, std::span<const VisionPatches* const> group, int64_t patches) const {
+    Tensor all;
+    int64_t at = 0;
+    for (const VisionPatches* media : group) {
+      const Tensor pixels =
+          on_device_ ? patches_on_device(c, media->frames, media->size, preprocess_) : media->patches.pixels;
+      if (group.size() == 1) return pixels;
+      if (!all) all = c.arena.tensor(pixels.dtype, {patches, pixels.dim(1)});
+      ops::copy_(c, all.slice(at, at + pixels.dim(0)), pixels);
+      at += pixels.dim(0);
+    }
+    return all;
+  }
+
   void check_token(const char* token, int32_t expected) const {
     const auto id = tokenizer_.token_id(token);
     if (id != expected) {

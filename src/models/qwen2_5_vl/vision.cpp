@@ -12,39 +12,42 @@ Tensor view(const std::vector<int32_t>& v) { return {v.data(), DType::kI32, {sta
 
 }  // namespace
 
-VisionLayout::VisionLayout(int64_t t, int64_t h, int64_t w, const VisionConfig& config) {
+VisionLayout::VisionLayout(std::span<const VisionGrid> grids, const VisionConfig& config) {
   const int64_t merge = config.merge, unit = merge * merge;
-  const int64_t rows = h / merge, cols = w / merge;  // merge units of a frame
   const int64_t side = config.window / config.patch / merge;
-  const auto patches = static_cast<size_t>(t * h * w);
-  window_order.reserve(patches / static_cast<size_t>(unit));
+  int64_t patches = 0;
+  for (const VisionGrid& grid : grids) patches += grid.patches();
+  window_order.reserve(static_cast<size_t>(patches / unit));
+  positions.resize(2 * static_cast<size_t>(patches));
   window_offsets = {0};
   frame_offsets = {0};
-  for (int64_t frame = 0; frame < t; ++frame) {
-    for (int64_t top = 0; top < rows; top += side) {
-      for (int64_t left = 0; left < cols; left += side) {
-        for (int64_t r = top; r < std::min(top + side, rows); ++r) {
-          for (int64_t q = left; q < std::min(left + side, cols); ++q) {
-            window_order.push_back(static_cast<int32_t>((frame * rows + r) * cols + q));
+  size_t p = 0;
+  for (const auto& [t, h, w] : grids) {
+    const int64_t rows = h / merge, cols = w / merge;  // merge units of a frame
+    const auto before = static_cast<int64_t>(p) / unit;
+    for (int64_t frame = 0; frame < t; ++frame) {
+      for (int64_t top = 0; top < rows; top += side) {
+        for (int64_t left = 0; left < cols; left += side) {
+          for (int64_t r = top; r < std::min(top + side, rows); ++r) {
+            for (int64_t q = left; q < std::min(left + side, cols); ++q) {
+              window_order.push_back(static_cast<int32_t>(before + (frame * rows + r) * cols + q));
+              for (int64_t i = 0; i < unit; ++i, ++p) {
+                positions[p] = static_cast<int32_t>(r * merge + i / merge);
+                positions[static_cast<size_t>(patches) + p] = static_cast<int32_t>(q * merge + i % merge);
+              }
+            }
           }
+          window_offsets.push_back(static_cast<int32_t>(p));
         }
-        window_offsets.push_back(static_cast<int32_t>(static_cast<int64_t>(window_order.size()) * unit));
       }
+      frame_offsets.push_back(static_cast<int32_t>(p));
     }
-    frame_offsets.push_back(static_cast<int32_t>((frame + 1) * h * w));
+    longest_window = std::max(longest_window, std::min(side * merge * side * merge, h * w));
+    longest_frame = std::max(longest_frame, h * w);
   }
   inverse_order.resize(window_order.size());
   for (size_t i = 0; i < window_order.size(); ++i) {
     inverse_order[static_cast<size_t>(window_order[i])] = static_cast<int32_t>(i);
-  }
-  positions.resize(2 * patches);
-  size_t p = 0;
-  for (const int32_t index : window_order) {
-    const int64_t r = index / cols % rows, q = index % cols;
-    for (int64_t i = 0; i < unit; ++i, ++p) {
-      positions[p] = static_cast<int32_t>(r * merge + i / merge);
-      positions[patches + p] = static_cast<int32_t>(q * merge + i % merge);
-    }
   }
 }
 
@@ -69,9 +72,9 @@ VisionTower::VisionTower(const VisionConfig& config, Weights& weights) : config_
   merger_down_ = weights.linear({{"visual.merger.mlp.2", config.out_hidden}}, merged, true);
 }
 
-Tensor VisionTower::forward(const Ctx& c, const Tensor& pixels, int64_t t, int64_t h, int64_t w) const {
-  const int64_t patches = t * h * w, hidden = config_.hidden, unit = config_.merge * config_.merge;
-  const VisionLayout layout(t, h, w, config_);
+Tensor VisionTower::forward(const Ctx& c, const Tensor& pixels, std::span<const VisionGrid> grids) const {
+  const int64_t patches = pixels.dim(0), hidden = config_.hidden, unit = config_.merge * config_.merge;
+  const VisionLayout layout(grids, config_);
   c.tap("vision.patches", pixels);
   Tensor x = ops::linear(c, pixels, patch_embed_);  // the convolution's stride is its kernel: a plain matmul
   c.tap("vision.patch_embed", x);
@@ -80,9 +83,8 @@ Tensor VisionTower::forward(const Ctx& c, const Tensor& pixels, int64_t t, int64
 
   const Tensor positions(layout.positions.data(), DType::kI32, {2, patches});
   const Tensor rope = ops::vision_rope_table(c, ops::upload(c, positions), kRopeTheta, config_.head_dim());
-  const int64_t window = config_.window / config_.patch;
-  const ops::Segments windows{ops::upload(c, view(layout.window_offsets)), std::min(window * window, h * w)};
-  const ops::Segments frames{ops::upload(c, view(layout.frame_offsets)), h * w};
+  const ops::Segments windows{ops::upload(c, view(layout.window_offsets)), layout.longest_window};
+  const ops::Segments frames{ops::upload(c, view(layout.frame_offsets)), layout.longest_frame};
   for (size_t i = 0; i < blocks_.size(); ++i) {
     block(c, blocks_[i], x, rope, full_attention_[i] ? frames : windows);
     c.tap("vision.block", static_cast<int>(i), x);
