@@ -3,43 +3,114 @@
 #include <algorithm>
 
 namespace saccade {
+namespace {
 
-std::span<const int32_t> DeviceSampler::sample(const Ctx& c, const Tensor& logits,
-                                               std::span<const Sequence* const> sequences) {
-  const auto rows = static_cast<int64_t>(sequences.size());
-  CHECK(logits.dim(0) == rows, "{} for {} sequences", logits.describe(), rows);
-  const auto penalised = [](const Sequence* s) { return s->sampling.repetition_penalty != 1; };
-  const int64_t seen_rows = std::ranges::count_if(sequences, penalised);
-  const int64_t words = (logits.dim(1) + 31) / 32;
-  const auto row_bytes = static_cast<int64_t>(sizeof(ops::SampleRow));
-  inputs_.reset(StepInputs::bytes_of(rows * row_bytes) + StepInputs::bytes_of(seen_rows * words));
-  const Tensor params = inputs_.tensor(DType::kU8, {rows, row_bytes});
-  const Tensor seen = inputs_.i32({seen_rows, words});
+bool penalised(const SequencePtr& s) { return s->sampling.repetition_penalty != 1; }
 
-  auto* row = reinterpret_cast<ops::SampleRow*>(params.data);
-  int32_t seen_row = 0;
-  for (const Sequence* s : sequences) {
-    const Sampling& p = s->sampling;
-    *row = {.temperature = p.temperature,
-            .top_p = p.top_p,
-            .min_p = p.min_p,
-            .repetition_penalty = p.repetition_penalty,
-            .top_k = p.top_k,
-            .seed = p.seed,
-            .position = static_cast<uint64_t>(s->length())};
-    if (penalised(s)) {
-      std::ranges::copy(s->seen.words(), reinterpret_cast<uint32_t*>(seen.row<int32_t>(seen_row)));
-      row->seen_row = seen_row++;
+void reserve(Buffer& pinned, size_t bytes) {
+  if (pinned.size() < bytes) pinned = Buffer(bytes, Memory::kPinned);
+}
+
+}  // namespace
+
+DeviceSampler::~DeviceSampler() {
+  for (const Turn& turn : turns_)
+    if (turn.done) device::delete_event(turn.done);
+}
+
+void DeviceSampler::start(const Ctx& c, const Tensor& logits, std::span<const SequencePtr> sequences) {
+  CHECK(started_ - finished_ < 2, "{} steps are not finished", started_ - finished_);
+  const auto rows = static_cast<int64_t>(sequences.size()), vocab = logits.dim(1);
+  CHECK(logits.dim(0) == rows && rows <= max_batch_, "{} for {} sequences", logits.describe(), rows);
+  Turn& turn = turns_[static_cast<size_t>(started_ % 2)];
+  if (!turn.done) turn.done = device::new_event();
+  turn.vocab = vocab;
+  turn.logit_rows.assign(sequences.size(), -1);
+  if (rows > 0) {
+    // At once for all that may come: the device may still read what the turn before the last one left.
+    const auto most = static_cast<size_t>(max_batch_);
+    reserve(turn.rows, most * sizeof(ops::SampleRow));
+    reserve(turn.ids, most * sizeof(int32_t));
+    const int64_t words = (vocab + 31) / 32;
+    place_seen(c, turn, sequences, static_cast<size_t>(words));
+    auto* row = reinterpret_cast<ops::SampleRow*>(turn.rows.data());
+    for (const SequencePtr& s : sequences) {
+      const Sampling& p = s->sampling;
+      *row++ = {.temperature = p.temperature,
+                .top_p = p.top_p,
+                .min_p = p.min_p,
+                .repetition_penalty = p.repetition_penalty,
+                .top_k = p.top_k,
+                .seen_row = seen_row(*s),
+                .seed = p.seed,
+                .position = static_cast<uint64_t>(s->length())};
     }
-    ++row;
+    const Tensor params(turn.rows.data(), DType::kU8, {rows, static_cast<int64_t>(sizeof(ops::SampleRow))});
+    const Tensor seen(seen_.data(), DType::kI32, {static_cast<int64_t>(seen_of_.size()), words});
+    const Tensor ids(turn.ids.data(), DType::kI32, {rows});
+    const bool greedy = std::ranges::all_of(sequences, [](auto& s) { return s->sampling.temperature == 0; });
+    ops::sample_(c, logits, params, seen, greedy, ids);
+    newest_ = ids;
+
+    const auto wants = [](const SequencePtr& s) { return s->request.sampling.logprobs >= 0; };
+    const auto row_bytes = static_cast<size_t>(vocab) * sizeof(float);
+    reserve(turn.logits, static_cast<size_t>(std::ranges::count_if(sequences, wants)) * row_bytes);
+    int64_t wanted = 0;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      if (!wants(sequences[i])) continue;
+      const Tensor from = logits[static_cast<int64_t>(i)];
+      device::copy(turn.logits.data() + static_cast<size_t>(wanted) * row_bytes, from.data, row_bytes, c.stream);
+      turn.logit_rows[i] = wanted++;
+    }
   }
-  inputs_.upload(c.stream);
-  const bool greedy = std::ranges::all_of(sequences, [](const Sequence* s) { return s->sampling.temperature == 0; });
-  const Tensor ids = ops::sample(c, logits, inputs_.placed(params), inputs_.placed(seen), greedy);
-  if (ids_.size() < ids.bytes()) ids_ = Buffer(2 * ids.bytes(), Memory::kPinned);
-  device::copy(ids_.data(), ids.data, ids.bytes(), c.stream);
-  device::synchronize(c.stream);
-  return {reinterpret_cast<const int32_t*>(ids_.data()), sequences.size()};
+  device::record(turn.done, c.stream);
+  ++started_;
+}
+
+DeviceSampler::Drawn DeviceSampler::finish() {
+  CHECK(finished_ < started_, "nothing was started");
+  const Turn& turn = turns_[static_cast<size_t>(finished_++ % 2)];
+  device::wait(turn.done);
+  const size_t rows = turn.logit_rows.size();
+  Drawn drawn{.ids = {reinterpret_cast<const int32_t*>(turn.ids.data()), rows}};
+  for (const int64_t row : turn.logit_rows) {
+    if (row < 0)
+      drawn.logits.emplace_back();
+    else
+      drawn.logits.emplace_back(reinterpret_cast<const float*>(turn.logits.data()) + row * turn.vocab,
+                                static_cast<size_t>(turn.vocab));
+  }
+  return drawn;
+}
+
+void DeviceSampler::place_seen(const Ctx& c, Turn& turn, std::span<const SequencePtr> sequences, size_t words) {
+  for (uint64_t& owner : seen_of_)
+    if (std::ranges::none_of(sequences, [&](auto& s) { return s->id == owner; })) owner = 0;
+  std::vector<const Sequence*> fresh;
+  for (const SequencePtr& s : sequences)
+    if (penalised(s) && std::ranges::find(seen_of_, s->id) == seen_of_.end()) fresh.push_back(s.get());
+  if (fresh.empty()) return;
+
+  const size_t bytes = words * sizeof(uint32_t);
+  if (seen_of_.empty()) {
+    seen_of_.resize(static_cast<size_t>(max_batch_));
+    seen_ = Buffer(seen_of_.size() * bytes, Memory::kCuda);
+  }
+  reserve(turn.seen, fresh.size() * bytes);
+  std::byte* staged = turn.seen.data();
+  for (const Sequence* s : fresh) {
+    CHECK(s->unread == 0, "the host does not know what sequence {} has seen", s->id);
+    const auto free = std::ranges::find(seen_of_, uint64_t{0});
+    *free = s->id;
+    std::ranges::copy(s->seen.words(), reinterpret_cast<uint32_t*>(staged));
+    device::copy(seen_.data() + static_cast<size_t>(free - seen_of_.begin()) * bytes, staged, bytes, c.stream);
+    staged += bytes;
+  }
+}
+
+int32_t DeviceSampler::seen_row(const Sequence& s) const {
+  const auto row = std::ranges::find(seen_of_, s.id);
+  return row == seen_of_.end() ? -1 : static_cast<int32_t>(row - seen_of_.begin());
 }
 
 }  // namespace saccade

@@ -56,7 +56,8 @@ EngineImpl::EngineImpl(std::unique_ptr<Model> model, const EngineOptions& option
       kv_(model_->kv_layout(), plan.context_tokens / kPageTokens, placement.memory),
       scheduler_(kv_, options.max_batch, options.max_batch_tokens),
       runner_(*model_, kv_, pool_, placement.memory, options.on_tap),
-      samplers_(static_cast<size_t>(pool_.size())) {
+      samplers_(static_cast<size_t>(pool_.size())),
+      device_sampler_(options.max_batch) {
   info_.max_context = context_limit(plan, options, info_.max_context);
   stats_.total_pages = stats_.free_pages = kv_.total_pages();
   for (int i = 0; i < kPrepareThreads; ++i) prepare_threads_.emplace_back([this] { prepare_loop(); });
@@ -193,8 +194,9 @@ void EngineImpl::engine_loop() {
   for (;;) {
     {
       std::unique_lock lock(mutex_);
-      engine_wake_.wait(lock, [&] { return !prepared_.empty() || !scheduler_.idle() || (stop_ && live_.empty()); });
-      if (stop_ && live_.empty()) return;
+      engine_wake_.wait(
+          lock, [&] { return !prepared_.empty() || !scheduler_.idle() || in_flight_ || (stop_ && live_.empty()); });
+      if (stop_ && live_.empty() && !in_flight_) return;
     }
     try {
       step();
@@ -221,18 +223,35 @@ void EngineImpl::step() {
   if (!admitted.empty()) prepare_wake_.notify_all();
 
   std::vector<Chunk> chunks = scheduler_.schedule();
-  // Nobody waits for the next token: the pictures of a request may go through the tower together.
+  if (std::ranges::any_of(chunks, Runner::begins_media)) {
+    // The tower takes long: nobody waits for it with a token that is ready.
+    settle();
+    chunks = scheduler_.schedule();
+  }
+  encode(chunks);
+  if (chunks.empty())
+    settle();
+  else
+    run(chunks);
+}
+
+void EngineImpl::encode(std::vector<Chunk>& chunks) {
+  // Nobody waits for the next token: the pictures that follow in a request may go through the tower too.
   const bool ahead = std::ranges::all_of(chunks, [](const Chunk& c) { return c.sequence->prefilling(); });
-  std::erase_if(chunks, [&](const Chunk& c) {
-    try {
-      runner_.encode_media(c, ahead);
-      return false;
-    } catch (...) {
-      end_running(*c.sequence, FinishReason::kError, current_error());
-      return true;
-    }
-  });
-  if (!chunks.empty()) run(chunks);
+  try {
+    runner_.encode_media(chunks, ahead);
+  } catch (...) {
+    // What fails alone ends alone.
+    std::erase_if(chunks, [&](const Chunk& c) {
+      try {
+        runner_.encode_media({&c, 1}, ahead);
+        return false;
+      } catch (...) {
+        end_running(*c.sequence, FinishReason::kError, current_error());
+        return true;
+      }
+    });
+  }
 }
 
 void EngineImpl::take_prepared() {
@@ -254,35 +273,49 @@ void EngineImpl::take_prepared() {
 void EngineImpl::run(std::span<const Chunk> chunks) {
   Tensor logits;
   try {
-    logits = runner_.forward(chunks);
+    logits = runner_.forward(chunks, device_sampler_.newest());
   } catch (...) {
+    const std::string error = current_error();
+    settle();
+    const auto running = [](const Chunk& c) { return c.sequence->stage == Sequence::Stage::kRunning; };
+    if (chunks.size() == 1) {
+      if (running(chunks[0])) end_running(*chunks[0].sequence, FinishReason::kError, error);
+      return;
+    }
     // A step that fails together may succeed apart; what fails alone ends alone.
-    if (chunks.size() == 1) return end_running(*chunks[0].sequence, FinishReason::kError, current_error());
-    for (const Chunk& c : chunks) run({&c, 1});
+    for (const Chunk& c : chunks) {
+      if (running(c)) run({&c, 1});
+      settle();
+    }
     return;
   }
-  for (Choice& choice : choose(chunks, logits)) {
-    Sequence& s = *choice.sequence;
-    try {
-      if (!choice.error.empty()) throw Error(choice.error);
-      deliver(s, std::move(choice));
-    } catch (...) {
-      end_running(s, FinishReason::kError, current_error());
-    }
-  }
+  Choices choices = start_choosing(chunks, logits);
+  settle();
+  in_flight_ = std::move(choices);
+  if (!placement_.cuda()) settle();
 }
 
-std::vector<EngineImpl::Choice> EngineImpl::choose(std::span<const Chunk> chunks, const Tensor& logits) {
-  std::vector<Choice> choices;
+EngineImpl::Choices EngineImpl::start_choosing(std::span<const Chunk> chunks, const Tensor& logits) {
+  Choices choices;
   for (const Chunk& c : chunks)
     if (c.sequence->cached == c.sequence->length())
       choices.push_back({.sequence = c.sequence, .logprob = {}, .error = {}});
-
-  const auto count = static_cast<int64_t>(choices.size());
-  if (placement_.cuda() && count > 0) {
-    choose_on_device(choices, logits);
+  if (!placement_.cuda()) {
+    choose(choices, logits);
     return choices;
   }
+  std::vector<SequencePtr> sequences;
+  for (const Choice& choice : choices) sequences.push_back(choice.sequence);
+  device_sampler_.start(runner_.ctx(), logits, sequences);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    ++sequences[i]->unread;
+    sequences[i]->newest_row = static_cast<int32_t>(i);
+  }
+  return choices;
+}
+
+void EngineImpl::choose(Choices& choices, const Tensor& logits) {
+  const auto count = static_cast<int64_t>(choices.size());
   const auto choose_one = [&](Sampler& sampler, int64_t i) {
     Choice& choice = choices[static_cast<size_t>(i)];
     const Sequence& s = *choice.sequence;
@@ -303,25 +336,36 @@ std::vector<EngineImpl::Choice> EngineImpl::choose(std::span<const Chunk> chunks
       for (int64_t i = next++; i < count; i = next++) choose_one(samplers_[static_cast<size_t>(worker)], i);
     });
   }
-  return choices;
 }
 
-void EngineImpl::choose_on_device(std::vector<Choice>& choices, const Tensor& logits) {
-  std::vector<const Sequence*> sequences;
-  for (const Choice& choice : choices) sequences.push_back(choice.sequence);
-  const Ctx c = runner_.ctx();
-  const std::span<const int32_t> ids = device_sampler_.sample(c, logits, sequences);
+void EngineImpl::read_device(Choices& choices) {
+  const DeviceSampler::Drawn drawn = device_sampler_.finish();
   for (size_t i = 0; i < choices.size(); ++i) {
     Choice& choice = choices[i];
-    choice.id = ids[i];
-    if (choice.id < 0) choice.error = kBadLogits;
-    const int alternatives = choice.sequence->request.sampling.logprobs;
-    if (choice.id < 0 || alternatives < 0) continue;
-    const Tensor row = logits[static_cast<int64_t>(i)];
-    std::vector<float> x(static_cast<size_t>(row.numel()));
-    device::copy(x.data(), row.data, row.bytes(), c.stream);
-    device::synchronize(c.stream);
-    choice.logprob = token_logprob(x, choice.id, alternatives);
+    --choice.sequence->unread;
+    choice.id = drawn.ids[i];
+    if (choice.id < 0)
+      choice.error = kBadLogits;
+    else if (!drawn.logits[i].empty())
+      choice.logprob = token_logprob(drawn.logits[i], choice.id, choice.sequence->request.sampling.logprobs);
+  }
+}
+
+// Hands out the tokens of the step in flight, if there is one. A sequence that ended after it was begun has no use for
+// them.
+void EngineImpl::settle() {
+  if (!in_flight_) return;
+  Choices choices = *std::exchange(in_flight_, std::nullopt);
+  if (placement_.cuda()) read_device(choices);
+  for (Choice& choice : choices) {
+    const SequencePtr s = choice.sequence;
+    if (s->stage != Sequence::Stage::kRunning) continue;
+    try {
+      if (!choice.error.empty()) throw Error(choice.error);
+      deliver(*s, std::move(choice));
+    } catch (...) {
+      end_running(*s, FinishReason::kError, current_error());
+    }
   }
 }
 
@@ -400,6 +444,7 @@ void EngineImpl::end(SequencePtr s, FinishReason reason, std::string error) {
   {
     const std::lock_guard lock(mutex_);
     leave_queue(*s);
+    s->stage = Sequence::Stage::kEnded;
     live_.erase(s->id);
     stats_.running = static_cast<int>(scheduler_.running());
     stats_.free_pages = kv_.free_pages();

@@ -44,11 +44,12 @@ class EngineImpl final : public Engine {
  private:
   // The token after a sequence's last.
   struct Choice {
-    Sequence* sequence = nullptr;
+    SequencePtr sequence;
     int32_t id = 0;
     std::optional<TokenLogprob> logprob;
     std::string error;  // not empty when no token could be chosen
   };
+  using Choices = std::vector<Choice>;
 
   void prepare_loop();
   void prepare(Sequence& s) const;
@@ -56,9 +57,12 @@ class EngineImpl final : public Engine {
   void engine_loop();
   void step();
   void take_prepared();
+  void encode(std::vector<Chunk>& chunks);  // drops those whose media fail
   void run(std::span<const Chunk> chunks);
-  std::vector<Choice> choose(std::span<const Chunk> chunks, const Tensor& logits);
-  void choose_on_device(std::vector<Choice>& choices, const Tensor& logits);
+  Choices start_choosing(std::span<const Chunk> chunks, const Tensor& logits);
+  void choose(Choices& choices, const Tensor& logits);
+  void read_device(Choices& choices);
+  void settle();
   void deliver(Sequence& s, Choice choice);
   void end_running(Sequence& s, FinishReason reason, std::string error = {});
   void end(SequencePtr s, FinishReason reason, std::string error = {});
@@ -76,6 +80,7 @@ class EngineImpl final : public Engine {
   Runner runner_;
   std::vector<Sampler> samplers_;  // one for each thread of the pool
   DeviceSampler device_sampler_;
+  std::optional<Choices> in_flight_;  // of a step on a CUDA device whose tokens have not been read
 
   mutable std::mutex mutex_;
   std::condition_variable engine_wake_, prepare_wake_;

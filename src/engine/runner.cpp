@@ -54,18 +54,31 @@ Runner::~Runner() {
   if (stream_) device::delete_stream(stream_);
 }
 
-void Runner::encode_media(const Chunk& chunk, bool ahead) {
-  Sequence& s = *chunk.sequence;
-  std::vector<size_t> which;
+bool Runner::begins_media(const Chunk& chunk) {
+  const Sequence& s = *chunk.sequence;
+  for (size_t i = 0; i < s.prompt.media.size(); ++i)
+    if (s.prompt.media[i] && s.prompt.media_at[i] < s.cached + chunk.tokens) return true;
+  return false;
+}
+
+void Runner::encode_media(std::span<const Chunk> chunks, bool ahead) {
+  struct Item {
+    Sequence* sequence;
+    size_t media;
+  };
+  std::vector<Item> items;
   std::vector<const VisionInput*> inputs;
   int64_t tokens = 0;
-  for (size_t i = 0; i < s.prompt.media.size(); ++i) {
-    const bool wanted = s.prompt.media_at[i] < s.cached + chunk.tokens;
-    if (!wanted && (!ahead || inputs.empty() || tokens + s.media_tokens[i] > kEncodeAhead)) break;
-    if (!s.prompt.media[i]) continue;
-    which.push_back(i);
-    inputs.push_back(s.prompt.media[i].get());
-    tokens += s.media_tokens[i];
+  for (const Chunk& chunk : chunks) {
+    Sequence& s = *chunk.sequence;
+    for (size_t i = 0; i < s.prompt.media.size(); ++i) {
+      const bool wanted = s.prompt.media_at[i] < s.cached + chunk.tokens;
+      if (!wanted && (!ahead || inputs.empty() || tokens + s.media_tokens[i] > kEncodeAhead)) break;
+      if (!s.prompt.media[i]) continue;
+      items.push_back({&s, i});
+      inputs.push_back(s.prompt.media[i].get());
+      tokens += s.media_tokens[i];
+    }
   }
   if (inputs.empty()) return;
   const auto start = Clock::now();
@@ -73,22 +86,28 @@ void Runner::encode_media(const Chunk& chunk, bool ahead) {
   const Tensor all = model_.encode(ctx(), inputs);
   CHECK(all.rank == 2 && all.dim(0) == tokens && all.contiguous(), "media of {} tokens became {}", tokens,
         all.describe());
+  std::vector<Buffer> kept;
   int64_t at = 0;
-  for (const size_t i : which) {
-    const Tensor e = all.slice(at, at + s.media_tokens[i]);
-    Buffer kept(e.bytes(), memory_);
-    ops::copy_(ctx(), Tensor(kept.data(), e.dtype, {e.dim(0), e.dim(1)}), e);
-    s.embeddings[i] = std::move(kept);
-    s.prompt.media[i].reset();
-    at += s.media_tokens[i];
+  for (const auto& [s, i] : items) {
+    const Tensor e = all.slice(at, at + s->media_tokens[i]);
+    Buffer& copy = kept.emplace_back(e.bytes(), memory_);
+    ops::copy_(ctx(), Tensor(copy.data(), e.dtype, {e.dim(0), e.dim(1)}), e);
+    at += s->media_tokens[i];
   }
-  s.embedding_width = all.dim(1);
-  s.embedding_dtype = all.dtype;
   if (stream_) device::synchronize(stream_);
-  s.result.timings.encode += seconds(Clock::now() - start);
+  const double took = seconds(Clock::now() - start);
+  const Sequence* counted = nullptr;
+  for (size_t k = 0; k < items.size(); ++k) {
+    const auto& [s, i] = items[k];
+    s->embeddings[i] = std::move(kept[k]);
+    s->embedding_width = all.dim(1);
+    s->embedding_dtype = all.dtype;
+    s->prompt.media[i].reset();
+    if (std::exchange(counted, s) != s) s->result.timings.encode += took;
+  }
 }
 
-Batch Runner::batch(std::span<const Chunk> chunks, StepInputs& inputs) {
+Batch Runner::batch(std::span<const Chunk> chunks, StepInputs& inputs, const Tensor& newest) {
   const int axes = model_.position_axes();
   const auto sequences = static_cast<int64_t>(chunks.size());
   int64_t rows = 0, max_pages = 0, wanted = 0;
@@ -143,27 +162,27 @@ Batch Runner::batch(std::span<const Chunk> chunks, StepInputs& inputs) {
     }
   }
   b.kv.q_offsets.as<int32_t>()[sequences] = static_cast<int32_t>(row);
-  inputs.upload(stream_);
+  inputs.upload(ctx(), b.ids, newest);
   for (Tensor* t : {&b.ids, &b.positions, &b.kv.q_offsets, &b.kv.kv_lens, &b.kv.page_table, &b.kv.slots, &b.logit_rows})
     *t = inputs.placed(*t);
   return b;
 }
 
-Tensor Runner::run(std::span<const Chunk> chunks, StepInputs& inputs) {
-  const Batch b = batch(chunks, inputs);
+Tensor Runner::run(std::span<const Chunk> chunks, StepInputs& inputs, const Tensor& newest) {
+  const Batch b = batch(chunks, inputs, newest);
   const Tensor logits = model_.forward(ctx(), b, kv_.layers());
   CHECK(logits.rank == 2 && logits.dim(0) == b.logit_rows.dim(0), "{} logit rows wanted, got {}", b.logit_rows.dim(0),
         logits.describe());
   return logits;
 }
 
-Tensor Runner::forward_in_parts(std::span<const Chunk> chunks) {
+Tensor Runner::forward_in_parts(std::span<const Chunk> chunks, const Tensor& newest) {
   const auto first_prompt = std::ranges::find_if(chunks, [](const Chunk& c) { return c.sequence->prefilling(); });
   const auto decodes = static_cast<size_t>(first_prompt - chunks.begin());
-  if (decodes == 0) return run(chunks, prompt_inputs_);
-  if (decodes == chunks.size()) return run(chunks, decode_inputs_);
-  const Tensor first = run(chunks.first(decodes), decode_inputs_);
-  const Tensor second = run(chunks.subspan(decodes), prompt_inputs_);
+  if (decodes == 0) return run(chunks, prompt_inputs_, newest);
+  if (decodes == chunks.size()) return run(chunks, decode_inputs_, newest);
+  const Tensor first = run(chunks.first(decodes), decode_inputs_, newest);
+  const Tensor second = run(chunks.subspan(decodes), prompt_inputs_, newest);
   if (second.dim(0) == 0) return first;
   const Tensor all = arena_.tensor(first.dtype, {first.dim(0) + second.dim(0), first.dim(1)});
   ops::copy_(ctx(), all.slice(0, first.dim(0)), first);
@@ -171,9 +190,9 @@ Tensor Runner::forward_in_parts(std::span<const Chunk> chunks) {
   return all;
 }
 
-Tensor Runner::forward(std::span<const Chunk> chunks) {
+Tensor Runner::forward(std::span<const Chunk> chunks, const Tensor& newest) {
   arena_.reset();
-  const Tensor logits = stream_ ? forward_in_parts(chunks) : run(chunks, prompt_inputs_);
+  const Tensor logits = stream_ ? forward_in_parts(chunks, newest) : run(chunks, prompt_inputs_, newest);
   for (const Chunk& c : chunks) {
     Sequence& s = *c.sequence;
     s.cached += c.tokens;

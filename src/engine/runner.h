@@ -19,21 +19,23 @@ class Runner {
   Runner(const Model& model, KvCache& kv, ThreadPool& pool, Memory memory, const UserTap& tap);
   ~Runner();
 
-  // Runs the vision tower for media whose first token lies in the chunk; with `ahead`, for as many that follow in the
-  // request as make a batch. Throws what the model throws.
-  void encode_media(const Chunk& chunk, bool ahead);
+  static bool begins_media(const Chunk& chunk);  // that has to be encoded
+  // Runs the vision tower for media whose first token lies in the chunks; with `ahead`, for as many that follow in the
+  // requests as make a batch. Waits for the device. Throws what the model throws; the sequences are then as they were.
+  void encode_media(std::span<const Chunk> chunks, bool ahead);
 
   // All chunks through the model -> logits [R,V], a row for each chunk that reaches the end of its sequence, in their
-  // order; valid until the next call. On a CUDA device the logits are there, and decodes and prompts go one after the
-  // other, each by its own kernels. When it throws, the sequences are as they were.
-  Tensor forward(std::span<const Chunk> chunks);
+  // order; valid until the next call. On a CUDA device the logits are there and may still be computed, the tokens that
+  // the host has not read are those of `newest` [I32], and decodes and prompts go one after the other, each by its own
+  // kernels. When it throws, the sequences are as they were.
+  Tensor forward(std::span<const Chunk> chunks, const Tensor& newest);
 
   Ctx ctx() { return {pool_, arena_, on_tap_ ? &on_tap_ : nullptr, stream_, &kept_}; }
 
  private:
-  Batch batch(std::span<const Chunk> chunks, StepInputs& inputs);
-  Tensor run(std::span<const Chunk> chunks, StepInputs& inputs);
-  Tensor forward_in_parts(std::span<const Chunk> chunks);
+  Batch batch(std::span<const Chunk> chunks, StepInputs& inputs, const Tensor& newest);
+  Tensor run(std::span<const Chunk> chunks, StepInputs& inputs, const Tensor& newest);
+  Tensor forward_in_parts(std::span<const Chunk> chunks, const Tensor& newest);
 
   const Model& model_;
   KvCache& kv_;

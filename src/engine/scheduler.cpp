@@ -7,17 +7,27 @@
 namespace saccade {
 namespace {
 
-// Cuts a chunk before the first picture that has to be encoded and may not be; counts those that may.
-int64_t cut_at_media(const Sequence& s, int64_t tokens, int64_t& encodes_left) {
-  for (size_t i = 0; i < s.prompt.media.size(); ++i) {
-    const int64_t begin = s.prompt.media_at[i];
-    if (!s.prompt.media[i] || begin < s.cached) continue;
-    if (begin >= s.cached + tokens) break;
-    if (encodes_left == 0) return begin - s.cached;
-    --encodes_left;
+// Cuts chunks before pictures that have to be encoded and are more than `tokens_left_` take.
+class MediaBudget {
+ public:
+  explicit MediaBudget(int64_t tokens) : tokens_left_(tokens) {}
+
+  int64_t cut(const Sequence& s, int64_t tokens) {
+    for (size_t i = 0; i < s.prompt.media.size(); ++i) {
+      const int64_t begin = s.prompt.media_at[i];
+      if (!s.prompt.media[i] || begin < s.cached) continue;
+      if (begin >= s.cached + tokens) break;
+      if (s.media_tokens[i] > tokens_left_ && !first_) return begin - s.cached;
+      tokens_left_ -= s.media_tokens[i];
+      first_ = false;
+    }
+    return tokens;
   }
-  return tokens;
-}
+
+ private:
+  int64_t tokens_left_;
+  bool first_ = true;
+};
 
 }  // namespace
 
@@ -39,10 +49,10 @@ std::vector<SequencePtr> Scheduler::admit() {
 std::vector<Chunk> Scheduler::schedule() const {
   std::vector<Chunk> chunks;
   for (const auto& s : running_)
-    if (!s->prefilling()) chunks.push_back({s.get(), 1});
+    if (!s->prefilling() && s->generated() < s->max_new_tokens) chunks.push_back({s, 1});
   const size_t decodes = chunks.size();
   for (const auto& s : running_)
-    if (s->prefilling()) chunks.push_back({s.get(), 0});
+    if (s->prefilling()) chunks.push_back({s, 0});
 
   int64_t budget = max_batch_tokens_ - static_cast<int64_t>(decodes);
   const auto wanted = [](const Chunk& c) { return c.sequence->prompt_length() - c.sequence->cached - c.tokens; };
@@ -57,8 +67,8 @@ std::vector<Chunk> Scheduler::schedule() const {
       budget -= n;
     }
   }
-  int64_t encodes_left = decodes > 0 ? 1 : std::numeric_limits<int64_t>::max();
-  for (Chunk& c : std::span(chunks).subspan(decodes)) c.tokens = cut_at_media(*c.sequence, c.tokens, encodes_left);
+  MediaBudget media(decodes > 0 ? max_batch_tokens_ / 2 : std::numeric_limits<int64_t>::max());
+  for (Chunk& c : std::span(chunks).subspan(decodes)) c.tokens = media.cut(*c.sequence, c.tokens);
   std::erase_if(chunks, [](const Chunk& c) { return c.tokens == 0; });
   return chunks;
 }

@@ -5,7 +5,8 @@
 //
 // A step takes one token of every decoding sequence, then shares what is left of the token budget equally among the
 // prompts being prefilled; what one does not need goes to the others, so a short prompt does not wait for a long one.
-// While anything decodes, a step starts at most one picture, since the vision tower cannot be cut into chunks.
+// While anything decodes, the pictures that a step starts have at most half as many tokens as it may have, or there is
+// one: the vision tower cannot be cut into chunks, and its tokens take about as long as those of prompts.
 #pragma once
 
 #include <deque>
@@ -17,7 +18,7 @@ namespace saccade {
 
 // The next `tokens` tokens of a sequence, from `sequence->cached` on.
 struct Chunk {
-  Sequence* sequence;
+  SequencePtr sequence;
   int64_t tokens;
 };
 
@@ -28,8 +29,9 @@ class Scheduler {
       : kv_(kv), max_batch_(static_cast<size_t>(max_batch)), max_batch_tokens_(max_batch_tokens) {}
 
   void add(SequencePtr sequence) { waiting_.push_back(std::move(sequence)); }
-  std::vector<SequencePtr> admit();           // those that start to run
-  std::vector<Chunk> schedule() const;        // of the running ones; none is empty
+  std::vector<SequencePtr> admit();  // those that start to run
+  // Of the running ones that are not known to be complete; none is empty.
+  std::vector<Chunk> schedule() const;
   std::vector<SequencePtr> take_cancelled();  // waiting and running ones
   SequencePtr remove(const Sequence& sequence);
   std::vector<SequencePtr> clear();

@@ -20,7 +20,7 @@ inline double seconds(Clock::duration d) { return std::chrono::duration<double>(
 // Owned by one thread at a time: the one that submits, then a preparing one, then the engine's. Only `cancelled` is
 // touched from elsewhere.
 struct Sequence {
-  enum class Stage : uint8_t { kQueued, kPreparing, kRunning };  // kPreparing lasts until admission
+  enum class Stage : uint8_t { kQueued, kPreparing, kRunning, kEnded };  // kPreparing lasts until admission
 
   Sequence(Request r, const Sampling& s, const Tokenizer& tokenizer, int64_t vocab)
       : request(std::move(r)), sampling(s), detokenizer(tokenizer), stop(request.sampling.stop), seen(vocab) {}
@@ -48,16 +48,21 @@ struct Sequence {
   StopMatcher stop;
   TokenSet seen;
   Result result;
+  int64_t unread = 0;      // tokens after those of the result, chosen on a CUDA device: the host has not read them
+  int32_t newest_row = 0;  // where the last of them stands among the tokens of its step
 
   Clock::time_point submitted, admitted, first_token, last_token;
   double prepare_seconds = 0;
 
   int64_t prompt_length() const { return static_cast<int64_t>(prompt.ids.size()); }
-  int64_t length() const { return prompt_length() + static_cast<int64_t>(result.token_ids.size()); }
-  bool prefilling() const { return result.token_ids.empty(); }
+  int64_t generated() const { return static_cast<int64_t>(result.token_ids.size()) + unread; }
+  int64_t length() const { return prompt_length() + generated(); }
+  bool prefilling() const { return generated() == 0; }
+  // -1 - newest_row for the last one, while it is unread.
   int32_t token(int64_t t) const {
-    return t < prompt_length() ? prompt.ids[static_cast<size_t>(t)]
-                               : result.token_ids[static_cast<size_t>(t - prompt_length())];
+    if (t < prompt_length()) return prompt.ids[static_cast<size_t>(t)];
+    const auto i = static_cast<size_t>(t - prompt_length());
+    return i < result.token_ids.size() ? result.token_ids[i] : -1 - newest_row;
   }
   int32_t position(int axis, int64_t t) const {
     return t < prompt_length() ? prompt.positions[static_cast<size_t>(axis * prompt_length() + t)]

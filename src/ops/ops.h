@@ -18,6 +18,10 @@ namespace saccade::ops {
 // The values of a host tensor where ops can use them: itself, or a copy in the memory of the device.
 Tensor upload(const Ctx& c, const Tensor& host);
 
+// to = from, both [N] I32 with 4 dividing N, on a CUDA device, from pinned memory of the host. Where `ids`, a part of
+// `to`, gets -1 - i, it becomes chosen[i]: a token that only the device knows yet.
+void fetch_(const Ctx& c, const Tensor& to, const Tensor& from, const Tensor& ids, const Tensor& chosen);
+
 // y[t] = table[ids[t]] in `dtype`. table [V,D], ids [T] I32 (0 <= id < V, checked by the caller) -> [T,D].
 Tensor embed(const Ctx& c, const Tensor& table, const Tensor& ids, DType dtype);
 
@@ -124,10 +128,11 @@ void decoder_layer_(const Ctx& c, const Decoder& d, size_t i, const PagedKv& kv,
 bool fuses_decode(const Ctx& c, const Decoder& d, const PagedKv& kv, int64_t rows);
 Tensor decode(const Ctx& c, const Decoder& d, const PagedKv& kv, const Tensor& cos_sin, const Tensor& h);
 
-// The next token of each row of logits [R,V] F32 -> ids [R] I32, on a CUDA device (kernels/cuda/sampling.h). rows
-// [R, bytes of SampleRow] U8, seen [n, ceil(V/32)] I32 bitmaps that rows name.
+// The next token of each row of logits [R,V] F32 to ids [R] I32, on a CUDA device (kernels/cuda/sampling.h). rows
+// [R, bytes of SampleRow] U8, seen [n, ceil(V/32)] I32 bitmaps that rows name. rows and ids may be pinned memory.
 using cuda::SampleRow;
-Tensor sample(const Ctx& c, const Tensor& logits, const Tensor& rows, const Tensor& seen, bool all_greedy);
+void sample_(const Ctx& c, const Tensor& logits, const Tensor& rows, const Tensor& seen, bool all_greedy,
+             const Tensor& ids);
 
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Every head of a query has N plain values
 // and R that turn with the position; the cache holds C + R values a token: the latent c, from which the keys and values

@@ -17,6 +17,16 @@ Tensor upload(const Ctx& c, const Tensor& host) {
   return y;
 }
 
+void fetch_(const Ctx& c, const Tensor& to, const Tensor& from, const Tensor& ids, const Tensor& chosen) {
+  Dim n{"N"}, t{"T"}, r{"R"};
+  expect(to, "to").shape(n).dtype(DType::kI32).contiguous();
+  expect(from, "from").shape(n).dtype(DType::kI32).contiguous();
+  expect(ids, "ids").shape(t).dtype(DType::kI32).contiguous();
+  expect(chosen, "chosen").shape(r).dtype(DType::kI32).contiguous();
+  CHECK(c.cuda(), "the CPU reads what the host writes");
+  if constexpr (kCuda) cuda::fetch(c.stream, from, to, ids, chosen);
+}
+
 Tensor embed(const Ctx& c, const Tensor& table, const Tensor& ids, DType dtype) {
   Dim v{"V"}, d{"D"}, t{"T"};
   expect(table, "table").shape(v, d).dtype(DType::kF32, DType::kBF16).contiguous();

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+struct CUevent_st;
 struct CUstream_st;
 
 namespace saccade {
@@ -18,6 +19,7 @@ enum class Memory : uint8_t {
 };
 
 using Stream = CUstream_st*;  // cudaStream_t; null on the CPU
+using Event = CUevent_st*;    // cudaEvent_t
 
 namespace device {
 
@@ -43,6 +45,10 @@ void release(void* p, Memory memory) noexcept;
 Stream new_stream();
 void delete_stream(Stream stream) noexcept;
 void synchronize(Stream stream);
+Event new_event();
+void delete_event(Event event) noexcept;
+void record(Event event, Stream stream);
+void wait(Event event);  // until the stream has come to where it was recorded
 // In any direction between host, pinned and CUDA memory, after what the stream has to do. From or to pageable host
 // memory it may wait.
 void copy(void* to, const void* from, size_t bytes, Stream stream);

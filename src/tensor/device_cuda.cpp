@@ -66,6 +66,18 @@ void delete_stream(Stream stream) noexcept { cudaStreamDestroy(stream); }
 
 void synchronize(Stream stream) { check(cudaStreamSynchronize(stream), "step"); }
 
+Event new_event() {
+  Event event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  return event;
+}
+
+void delete_event(Event event) noexcept { cudaEventDestroy(event); }
+
+void record(Event event, Stream stream) { check(cudaEventRecord(event, stream), "event"); }
+
+void wait(Event event) { check(cudaEventSynchronize(event), "step"); }
+
 void copy(void* to, const void* from, size_t bytes, Stream stream) {
   if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "copy");
 }

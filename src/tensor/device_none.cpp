@@ -16,6 +16,10 @@ void release(void*, Memory) noexcept {}
 Stream new_stream() { absent(); }
 void delete_stream(Stream) noexcept {}
 void synchronize(Stream) { absent(); }
+Event new_event() { absent(); }
+void delete_event(Event) noexcept {}
+void record(Event, Stream) { absent(); }
+void wait(Event) { absent(); }
 void copy(void*, const void*, size_t, Stream) { absent(); }
 void fill_zero(void*, size_t, Stream) { absent(); }
 

@@ -52,6 +52,28 @@ TEST_F(RowsTest, GathersRowsOfAnyType) {
   }
 }
 
+TEST_F(RowsTest, FetchesFromTheHost) {
+  for (const int64_t count : {64, 4096, 70000}) {
+    std::vector<int32_t> expected = random_ints(rng, static_cast<size_t>(count), 1000);
+    int32_t *from = nullptr, *chosen = nullptr;
+    cuda::check(cudaMallocHost(&from, expected.size() * sizeof(int32_t)), "pinned");
+    cuda::check(cudaMallocHost(&chosen, 3 * sizeof(int32_t)), "pinned");
+    std::ranges::copy(std::initializer_list<int32_t>{11, -1, 13}, chosen);
+    // Negative numbers mean something among ids alone.
+    expected[17] = expected[30] = -2;
+    std::ranges::copy(expected, from);
+    for (const auto& [at, which, id] : {std::tuple{18, 0, 11}, {20, 1, 0}, {29, 2, 13}}) {
+      from[at] = -1 - which;
+      expected[static_cast<size_t>(at)] = id;
+    }
+    const Tensor to = memory.poison(DType::kI32, {count});
+    cuda::fetch(nullptr, Tensor(from, DType::kI32, {count}), to, to.slice(18, 30), Tensor(chosen, DType::kI32, {3}));
+    EXPECT_EQ(download<int32_t>(to), expected);
+    cudaFreeHost(from);
+    cudaFreeHost(chosen);
+  }
+}
+
 TEST_F(RowsTest, Embeds) {
   const int64_t vocab = 301, d = 1280, tokens = 9;
   const auto table = normal_bf16(rng, vocab * d);

@@ -16,7 +16,7 @@ using ::testing::Pair;
 
 class SchedulerTest : public ::testing::Test {
  protected:
-  SequencePtr make(int64_t prompt, int64_t answer = 1) {
+  SequencePtr make(int64_t prompt, int64_t answer = 2) {
     auto s = std::make_shared<Sequence>(Request{}, Sampling{}, model_->tokenizer(), kVocab);
     s->id = next_id_++;
     s->prompt.ids.assign(static_cast<size_t>(prompt), 'a');
@@ -90,23 +90,43 @@ TEST_F(SchedulerTest, FewTokensGoToTheOldest) {
   EXPECT_THAT(plan(scheduler), ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 1), Pair(0, 1)));
 }
 
-TEST_F(SchedulerTest, OnePictureAStepWhileOthersDecode) {
+TEST_F(SchedulerTest, PicturesOfHalfAStepWhileOthersDecode) {
   Scheduler scheduler(kv_, 4, 101);
   std::vector<SequencePtr> s;
   for (const int64_t prompt : {60, 60, 5}) scheduler.add(s.emplace_back(make(prompt)));
   scheduler.admit();
-  add_picture(*s[0], 10, 10);
-  add_picture(*s[0], 30, 10);
-  add_picture(*s[1], 0, 10);
+  add_picture(*s[0], 10, 60);  // more than half a step, so alone
+  add_picture(*s[0], 30, 30);
+  add_picture(*s[1], 0, 21);
   EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 48), Pair(1, 48), Pair(2, 5)));
   start_decoding(*s[2]);
   EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 30)));
   s[0]->prompt.media[0].reset();  // encoded
   s[0]->cached = 15;              // in the middle of it
   EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 45)));
+  s[1]->media_tokens[0] = 20;
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 45), Pair(1, 55)));
   s[0]->prompt.media[1].reset();
   s[0]->cached = 30;
   EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 30), Pair(1, 60)));
+}
+
+TEST_F(SchedulerTest, UnreadTokensCount) {
+  Scheduler scheduler(kv_, 2, 100);
+  const SequencePtr s = make(5, 2);
+  scheduler.add(s);
+  scheduler.admit();
+  s->cached = 5;
+  s->unread = 1;
+  s->newest_row = 3;
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1)));
+  EXPECT_EQ(s->token(5), -4);
+  s->unread = 2;  // the whole answer
+  EXPECT_THAT(plan(scheduler), IsEmpty());
+  s->result.token_ids = {'b'};
+  s->unread = 1;
+  EXPECT_EQ(s->token(5), 'b');
+  EXPECT_EQ(s->token(6), -4);
 }
 
 TEST_F(SchedulerTest, TakesCancelledOnesOutOfBothQueues) {

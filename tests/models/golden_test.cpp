@@ -320,5 +320,37 @@ TEST_P(GoldenBatches, AnswersDoNotDependOnThem) {
   }
 }
 
+// A penalty that leaves no chance to what was seen: neither in the prompt, nor in the answer up to its last token.
+TEST_P(GoldenBatches, PenaltiesKnowEveryToken) {
+  const Checkpoint& checkpoint = GetParam();
+  const auto engine = Engine::load(options_of(checkpoint, "bf16", 512));
+  std::vector<Request> requests;
+  for (int i = 0; i < 12; ++i) {
+    Request request;
+    request.messages = {
+        {"user", {ContentPart::of_text("What is " + std::to_string(i) + " and " + std::to_string(3 * i) + "?")}}};
+    request.sampling.max_tokens = 4 + i % 5;
+    request.sampling.ignore_eos = true;
+    request.sampling.repetition_penalty = 1000;
+    request.sampling.temperature = i % 2 == 0 ? 0 : 0.7;
+    request.sampling.seed = 7;
+    request.sampling.logprobs = i % 3 == 0 ? 2 : -1;
+    requests.push_back(request);
+  }
+  for (const Request& request : requests) {
+    const Result result = engine->generate(request);
+    std::set<int32_t> seen(result.prompt_ids.begin(), result.prompt_ids.end());
+    for (const int32_t id : result.token_ids) EXPECT_TRUE(seen.insert(id).second) << id << " again";
+    ASSERT_EQ(result.token_ids.size(), static_cast<size_t>(request.sampling.max_tokens));
+    if (request.sampling.logprobs < 0) continue;
+    ASSERT_EQ(result.logprobs.size(), result.token_ids.size());
+    for (size_t i = 0; i < result.logprobs.size(); ++i) {
+      EXPECT_EQ(result.logprobs[i].id, result.token_ids[i]);
+      EXPECT_LE(result.logprobs[i].logprob, result.logprobs[i].top[0].second);
+    }
+  }
+  EXPECT_EQ(together(*engine, requests), alone(*engine, requests));
+}
+
 }  // namespace
 }  // namespace saccade

@@ -237,7 +237,32 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A thread four numbers, so that all reads of the host's memory are under way at once.
+__global__ void __launch_bounds__(kThreads) fetch_kernel(const int4* from, int4* to, int64_t count, const int32_t* ids,
+                                                         int64_t id_count, const int32_t* chosen) {
+  pdl_launch();
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int4 v = i < count ? from[i] : int4{};
+  pdl_wait();
+  if (i >= count) return;
+  int32_t four[] = {v.x, v.y, v.z, v.w};
+  const int64_t first = reinterpret_cast<const int32_t*>(to + i) - ids;
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    if (first + j >= 0 && first + j < id_count && four[j] < 0) four[j] = max(chosen[-1 - four[j]], 0);
+  to[i] = {four[0], four[1], four[2], four[3]};
+}
+
 }  // namespace
+
+void fetch(Stream stream, const Tensor& from, const Tensor& to, const Tensor& ids, const Tensor& chosen) {
+  const int64_t count = to.numel() / 4;
+  CHECK(from.numel() == 4 * count && to.numel() == 4 * count, "fetch: {} from {}", to.describe(), from.describe());
+  if (count == 0) return;
+  launch_pdl("fetch", fetch_kernel, grid_of(count), dim3(kThreads), 0, stream,
+             reinterpret_cast<const int4*>(from.as<int32_t>()), reinterpret_cast<int4*>(to.as<int32_t>()), count,
+             ids.as<int32_t>(), ids.numel(), chosen.as<int32_t>());
+}
 
 void embed(Stream stream, const Tensor& table, const Tensor& ids, const Tensor& y) {
   gather("embed", stream, table, ids, y);

@@ -1,5 +1,5 @@
 // Operations on rows, for every device from sm_80 on. BF16 activations, I32 indices, contiguous; the formulas and
-// roundings are those of ops/ops.h. Everything is on the device.
+// roundings are those of ops/ops.h. Everything is on the device but for what says otherwise.
 #pragma once
 
 #include <span>
@@ -9,6 +9,9 @@
 
 namespace saccade::cuda {
 
+// to = from, both N I32 in whole units of 16 bytes; `from` is pinned memory of the host. `ids` is a part of `to`: where
+// it gets -1 - i, it becomes chosen[i], or 0 where that is negative. `chosen` may be pinned too.
+void fetch(Stream stream, const Tensor& from, const Tensor& to, const Tensor& ids, const Tensor& chosen);
 void embed(Stream stream, const Tensor& table, const Tensor& ids, const Tensor& y);      // table [V,D] plain rows
 void gather_rows(Stream stream, const Tensor& x, const Tensor& index, const Tensor& y);  // any dtype
 void rms_norm(Stream stream, const Tensor& x, const Tensor& w, float eps, const Tensor& y);
