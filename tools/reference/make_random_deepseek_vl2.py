@@ -320,13 +320,15 @@ def main():
     )
     parser.add_argument("--tokenizer", type=pathlib.Path, help="folder to copy the tokenizer's files from")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--spread", action="store_true", help="values of its own for every tensor, whatever the size")
     args = parser.parse_args()
 
-    settings = config(args.size)
+    settings, changed = config(args.size), set()
     for change in args.set:
         key, value = change.split("=", 1)
         section, key = key.split(".")
         settings[section][key] = json.loads(value)
+        changed.add(key)
     settings["projector_config"].update(
         input_dim=settings["vision_config"]["width"], n_embed=settings["language_config"]["hidden_size"]
     )
@@ -368,11 +370,11 @@ def main():
         },
     )
     entries = list(tensors(settings, pool=args.size != "mha"))
-    for key in OMITTED.get(args.size, []):
+    for key in set(OMITTED.get(args.size, [])) - changed:
         del settings["language_config"][key]
     write_json(args.out / "config.json", settings)
-    published = args.size in ("tiny", "small", "base")
-    write_tensors(args.out, entries, args.shards, (ring_filler if published else spread_filler)(args.seed))
+    filler = ring_filler if args.size in ("tiny", "small", "base") and not args.spread else spread_filler
+    write_tensors(args.out, entries, args.shards, filler(args.seed))
 
 
 if __name__ == "__main__":

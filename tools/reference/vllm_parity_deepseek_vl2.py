@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Compares Saccade with vLLM on a DeepSeek-VL2 checkpoint: text, one picture in tiles, two pictures, three without tiles.
+
+  make_random_deepseek_vl2.py DIR --size small --spread --set language_config.num_hidden_layers=4 \\
+      --set language_config.n_routed_experts=12
+  vllm_parity_deepseek_vl2.py build/cpu/apps/saccade DIR PICTURE PICTURE [--json FILE]
+
+vLLM builds the published vision tower whatever config.json says of it, so the tower has its full size. Saccade answers
+greedily in bfloat16 on the CPU; vLLM (bfloat16, a GPU) and deepseek_vl2.py (float32, CPU) read prompt and answer.
+Prompt ids must be equal in all three: the numbers of tiles and tokens are vLLM's own. The errors of the log-probabilities
+of the likeliest tokens against float32 are compared; the median must be at most BOUND times that of vLLM. Means say
+little, since a close choice of experts may fall either way.
+Exit code 1 if anything differs by more. Reference versions: vLLM 0.26.0, torch 2.11.0.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from deepseek_vl2 import Model, Processor, rms_norm
+
+BOUND = 1.5
+TOP = 20
+
+
+def cases(pictures):
+    first, second = pictures
+    return [
+        ("text", [], "Where does the light of the moon come from, and why does its shape change?"),
+        ("picture", [first], "Describe this picture."),
+        ("two pictures", [first, second], "What is different in these pictures?"),
+        ("three pictures", [first, second, first], "Which of these pictures are alike?"),
+    ]
+
+
+def saccade(args, question, pictures):
+    command = [args.saccade, "run", args.checkpoint, "--device", "cpu", "--json", "--quiet", "--temperature", "0"]
+    command += ["--ignore-eos", "--max-tokens", args.tokens, "--logprobs", TOP, "--prompt", question]
+    for path in pictures:
+        command += ["--image", path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
+
+
+def one_id_a_picture(ids, image_id, counts):
+    """vLLM takes one placeholder for each picture and puts in as many as the picture has tokens."""
+    out, at, counts = [], 0, iter(counts)
+    while at < len(ids):
+        out.append(ids[at])
+        at += next(counts) if ids[at] == image_id else 1
+    return out
+
+
+def vllm_logprobs(args, prompts):
+    """For each (ids, pictures) the ids as vLLM sees them, and of each place {id: log-probability}."""
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model=str(args.checkpoint),
+        dtype="bfloat16",
+        enforce_eager=True,
+        max_model_len=4096,
+        gpu_memory_utilization=args.gpu_memory,
+        limit_mm_per_prompt={"image": 4},
+        enable_prefix_caching=False,
+        mm_processor_cache_gb=0,
+        hf_overrides={"architectures": ["DeepseekVLV2ForCausalLM"]},
+    )
+    requests = []
+    for ids, pictures in prompts:
+        request = {"prompt_token_ids": ids}
+        if pictures:
+            request["multi_modal_data"] = {"image": [Image.open(p).convert("RGB") for p in pictures]}
+        requests.append(request)
+    out = llm.generate(requests, SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=TOP), use_tqdm=False)
+    return [
+        (list(o.prompt_token_ids), [{i: v.logprob for i, v in (p or {}).items()} for p in o.prompt_logprobs])
+        for o in out
+    ]
+
+
+@torch.no_grad()
+def float_logprobs(model, ids, media, image_id, prompt):
+    """[answer, V] of the tokens after the first `prompt`."""
+    x = model.embed(ids, media, image_id)
+    positions = torch.arange(len(x))
+    for i in range(model.config.language["num_hidden_layers"]):
+        x, _ = model.layer(i, x, positions)
+    x = rms_norm(x[prompt - 1 : -1], model.w["language.model.norm.weight"], model.config.language["rms_norm_eps"])
+    return F.log_softmax(F.linear(x, model.w["language.lm_head.weight"]), -1).numpy()
+
+
+def compare(name, answer, theirs, reference):
+    """`theirs`: ids and log-probabilities of the answer's places, `reference` [answer, V]."""
+    ours_error, their_error, best = [], [], [0, 0]
+    for step, other, exact in zip(answer["logprobs"], theirs, reference):
+        top = {t["id"]: t["logprob"] for t in step["top"]}
+        for token in top.keys() & other.keys():
+            ours_error.append(abs(top[token] - exact[token]))
+            their_error.append(abs(other[token] - exact[token]))
+        best[0] += max(top, key=top.get) == exact.argmax()
+        best[1] += max(other, key=other.get) == exact.argmax()
+    ours, theirs = np.array(ours_error), np.array(their_error)
+    return {
+        "case": name,
+        "prompt_tokens": len(answer["prompt_token_ids"]),
+        "tokens": len(answer["token_ids"]),
+        "compared": len(ours),
+        "spread": float(reference.std()),
+        "median_error": [float(np.median(ours)), float(np.median(theirs))],
+        "p90_error": [float(np.quantile(ours, 0.9)), float(np.quantile(theirs, 0.9))],
+        "best_tokens": [int(n) for n in best],
+        "pass": bool(np.median(ours) <= BOUND * np.median(theirs)),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("saccade", type=pathlib.Path)
+    parser.add_argument("checkpoint", type=pathlib.Path)
+    parser.add_argument("pictures", type=pathlib.Path, nargs=2)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--gpu-memory", type=float, default=0.5, help="share of the GPU's memory that vLLM takes")
+    parser.add_argument("--json", type=pathlib.Path)
+    args = parser.parse_args()
+
+    processor = Processor(args.checkpoint)
+    answers, prompts, read = [], [], []
+    for name, pictures, question in cases(args.pictures):
+        content = [{"type": "image", "path": str(p)} for p in pictures] + [{"type": "text", "text": question}]
+        ids, media = processor.prepare([{"role": "user", "content": content}])
+        answer = saccade(args, question, pictures)
+        if answer["prompt_token_ids"] != ids:
+            sys.exit(f"{name}: Saccade's prompt ids differ from deepseek_vl2.py's")
+        short = one_id_a_picture(ids, processor.image_id, [processor.image_tokens(*crop) for _, crop in media])
+        answers.append((name, answer))
+        prompts.append((short + answer["token_ids"], pictures))
+        read.append((ids, media))
+
+    seen = vllm_logprobs(args, prompts)
+    model = Model.load(args.checkpoint, torch.float32)
+    results = []
+    print("error of log-probabilities against float32, Saccade / vLLM")
+    print(f"{'prompt':<16}{'tokens':>7}{'spread':>8}  {'median':<26}{'90th of 100':<22}best tokens")
+    for (name, answer), (ids, media), (vllm_ids, theirs) in zip(answers, read, seen):
+        if vllm_ids != ids + answer["token_ids"]:
+            sys.exit(f"{name}: vLLM's prompt ids differ: {len(vllm_ids)} of {len(ids) + len(answer['token_ids'])}")
+        reference = float_logprobs(model, vllm_ids, media, processor.image_id, len(ids))
+        result = compare(name, answer, theirs[len(ids) :], reference)
+        results.append(result)
+        (a, b), (c, d) = result["median_error"], result["p90_error"]
+        print(
+            f"{name:<16}{len(ids):>7}{result['spread']:>8.2f}  {a:.4f} / {b:.4f} = {a / b:<8.2f}{c:.4f} / {d:.4f}"
+            f"       {result['best_tokens'][0]}, {result['best_tokens'][1]} of {result['tokens']}"
+            f"{'' if result['pass'] else '  FAILED'}"
+        )
+    if args.json:
+        args.json.write_text(json.dumps({"bound": BOUND, "cases": results}, indent=1) + "\n")
+    sys.exit(not all(r["pass"] for r in results))
+
+
+if __name__ == "__main__":
+    main()
