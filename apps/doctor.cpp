@@ -13,6 +13,7 @@
 #include "media/libraries.h"
 #include "session.h"
 #include "system_info.h"
+#include "tensor/device.h"
 
 namespace saccade::apps {
 namespace {
@@ -24,6 +25,9 @@ Json examine(int threads) {
   for (const auto& feature : cpu_features()) features[feature.name] = feature.present;
   Json libraries = Json::object();
   for (const auto& library : media::libraries()) libraries[library.name] = library.version;
+  Json devices = Json::array();
+  for (const device::Info& info : device::list())
+    devices.push_back({{"name", info.name}, {"total_bytes", info.total_bytes}, {"free_bytes", info.free_bytes}});
   // Half of the free memory is plenty on a small machine.
   const size_t buffer = std::min(size_t{1} << 30, std::max(size_t{64} << 20, memory.available / 2));
   const double bandwidth = measure_read_bandwidth(pool, 0.6, buffer);
@@ -43,6 +47,7 @@ Json examine(int threads) {
             {"read_bytes_per_second", bandwidth},
             {"bf16", {{"instruction", bf16.instruction}, {"flops", bf16.flops}}},
             {"f32", {{"instruction", f32.instruction}, {"flops", f32.flops}}}}},
+          {"cuda", {{"built", device::kCudaBuilt}, {"devices", devices}}},
           {"libraries", libraries}};
 }
 
@@ -53,6 +58,7 @@ std::string describe(const Json& j) {
   };
   const auto string = [](const Json& value) { return value.get<std::string>(); };
   const Json &build = j["saccade"], &cpu = j["cpu"], &memory = j["memory"], &measured = j["measured"];
+  const Json& devices = j["cuda"]["devices"];
   row("saccade", fmt::format("{} ({}), {}, {}", string(build["version"]), string(build["commit"]),
                              string(build["compiler"]), string(build["build"])));
   row("system", string(j["system"]));
@@ -73,6 +79,11 @@ std::string describe(const Json& j) {
     row(dtype,
         fmt::format("{:.0f} GFLOP/s at most ({})", peak["flops"].get<double>() / 1e9, string(peak["instruction"])));
   }
+  if (devices.empty()) row("cuda", j["cuda"]["built"].get<bool>() ? "no device found" : "not in this build");
+  for (size_t i = 0; i < devices.size(); ++i)
+    row(fmt::format("cuda:{}", i).c_str(),
+        fmt::format("{}, {}, {} free", string(devices[i]["name"]), human_bytes(devices[i]["total_bytes"].get<size_t>()),
+                    human_bytes(devices[i]["free_bytes"].get<size_t>())));
   for (const auto& [name, version] : j["libraries"].items()) row(name.c_str(), string(version));
   return text;
 }

@@ -289,6 +289,8 @@ TEST(Cli, DoctorJson) {
   EXPECT_GE(json["cpu"]["cores"].get<int>(), 1);
   EXPECT_GT(json["memory"]["total_bytes"].get<size_t>(), size_t{1} << 20);
   EXPECT_TRUE(json["libraries"].contains("libjpeg"));
+  EXPECT_TRUE(json["cuda"]["devices"].is_array());
+  EXPECT_THAT(saccade({"doctor", "-t", "1"}).out, HasSubstr("\ncuda"));
 }
 
 TEST(Cli, BenchWritesItsSamples) {
