@@ -11,14 +11,13 @@
 // bytes into the SM, so a tile of 128 x 192 asks for 53 bytes per cycle, of which L2 gives 37 where weights are shared.
 // Which tile runs is chosen by an estimate of the waves: pairs are the cheaper ones, single CTAs waste no rows of a
 // pair. Sums are float, in the order of K (16 at a time) whatever the tile, so a row does not depend on T.
-#include <cuda.h>
-
 #include <algorithm>
 #include <array>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/linear_internal.cuh"
 #include "kernels/cuda/linear_wgmma.cuh"
+#include "kernels/cuda/tensor_map.h"
 
 namespace saccade::cuda {
 namespace {
@@ -308,40 +307,19 @@ const Variant& choose(const LinearArgs& args) {
   return *best;
 }
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-template <size_t kRank>
-CUtensorMap tensor_map(CUtensorMapDataType type, const void* data, std::array<cuuint64_t, kRank> dims,
-                       std::array<cuuint64_t, kRank - 1> strides, std::array<cuuint32_t, kRank> box,
-                       CUtensorMapSwizzle swizzle) {
-  static const Encode encode = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found),
-          "cuTensorMapEncodeTiled");
-    if (!entry) fail("cuda: the driver has no cuTensorMapEncodeTiled");
-    return reinterpret_cast<Encode>(entry);
-  }();
-  std::array<cuuint32_t, kRank> steps;
-  steps.fill(1);
-  CUtensorMap map;
-  const CUresult result = encode(&map, type, kRank, const_cast<void*>(data), dims.data(), strides.data(), box.data(),
-                                 steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) fail("cuda: tensor map: error {}", static_cast<int>(result));
-  return map;
-}
-
 }  // namespace
 
 void linear_hopper(Stream stream, const LinearArgs& args) {
   const Variant& v = choose(args);
   const auto rows = static_cast<cuuint64_t>(args.rows), cols = static_cast<cuuint64_t>(args.cols);
   const CUtensorMap x_map = tensor_map<2>(CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, args.x, {cols, rows}, {cols * 2},
-                                          {kBlockCols, static_cast<cuuint32_t>(v.rows)}, CU_TENSOR_MAP_SWIZZLE_128B);
+                                          {kBlockCols, static_cast<cuuint32_t>(v.rows)}, CU_TENSOR_MAP_SWIZZLE_128B,
+                                          CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
   const auto blocks = static_cast<cuuint64_t>(args.w_blocks), strips = static_cast<cuuint64_t>(strips_of(args.outs));
   const CUtensorMap w_map = tensor_map<3>(
       CU_TENSOR_MAP_DATA_TYPE_INT64, args.w, {kBlockBytes / 8, blocks, strips}, {kBlockBytes, blocks * kBlockBytes},
-      {kBlockBytes / 8, 1, static_cast<cuuint32_t>(v.cols / kStripRows / v.cluster)}, CU_TENSOR_MAP_SWIZZLE_NONE);
+      {kBlockBytes / 8, 1, static_cast<cuuint32_t>(v.cols / kStripRows / v.cluster)}, CU_TENSOR_MAP_SWIZZLE_NONE,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
   const int row_tiles = (args.rows + v.rows * v.cluster - 1) / (v.rows * v.cluster);
   const int tiles = row_tiles * ((args.outs + v.cols - 1) / v.cols);
   const int grid = std::min(tiles, sm_count() / v.cluster) * v.cluster;

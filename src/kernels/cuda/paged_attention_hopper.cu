@@ -13,6 +13,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/paged_attention.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace saccade::cuda {
 namespace {
@@ -37,13 +38,6 @@ __device__ __forceinline__ uint64_t columns_descriptor(uint32_t address) {
   return uint64_t{address >> 4} | uint64_t{kBlock >> 4} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
 
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits of different kPlace are not merged.
-template <int kPending, int kPlace = 0>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;  // %1" ::"n"(kPending), "n"(kPlace) : "memory");
-}
 // The compiler must not move uses of registers that wgmma writes across this.
 template <int kBlocks>
 __device__ __forceinline__ void pin(float (&d)[kBlocks][4]) {

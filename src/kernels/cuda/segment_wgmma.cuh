@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/segment_attention.h"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace saccade::cuda {
 
@@ -14,12 +15,6 @@ __device__ __forceinline__ uint64_t matrix(uint32_t address, uint32_t along_k, u
          static_cast<uint64_t>(across >> 4) << 32;
 }
 
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
 // Keeps the compiler from moving uses of accumulators across a fence or a wait.
 template <int kCount>
 __device__ __forceinline__ void pin(float (&x)[kCount]) {

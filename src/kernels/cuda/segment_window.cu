@@ -5,13 +5,12 @@
 // bring cos and sin once per window. Three warpgroups take turns: turn q and k in place, scores by m64n64k16, the whole
 // softmax in registers, its product with the values by m64n80k16 (probabilities rounded to BF16).
 // 8*P*H*80 bytes, 32 flops a byte: memory bounds it.
-#include <cuda.h>
-
 #include <algorithm>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/segment_attention.h"
 #include "kernels/cuda/segment_wgmma.cuh"
+#include "kernels/cuda/tensor_map.h"
 
 namespace saccade::cuda {
 namespace {
@@ -218,22 +217,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // qkv as [3*H*5 units of 16 columns][P rows][16 columns], copied in boxes of 5 x 64 x 16.
 CUtensorMap map_of(const Tensor& qkv) {
-  static const auto encode = [] {
-    void* symbol = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &symbol, 12000, cudaEnableDefault, &found),
-          "cuTensorMapEncodeTiled");
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(symbol);
-  }();
   const auto rows = static_cast<cuuint64_t>(qkv.dim(0)), heads = static_cast<cuuint64_t>(qkv.dim(2));
-  const cuuint64_t sizes[] = {16, rows, 3 * heads * (kDim / 16)}, strides[] = {3 * heads * kDim * 2, 32};
-  const cuuint32_t box[] = {16, kRows, kDim / 16}, steps[] = {1, 1, 1};
-  CUtensorMap map;
-  const CUresult result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, qkv.data, sizes, strides, box, steps,
-                                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_32B,
-                                 CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  CHECK(result == CUDA_SUCCESS, "tensor map of {}: CUDA error {}", qkv.describe(), static_cast<int>(result));
-  return map;
+  return tensor_map<3>(CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, qkv.data, {16, rows, 3 * heads * (kDim / 16)},
+                       {3 * heads * kDim * 2, 32}, {16, kRows, kDim / 16}, CU_TENSOR_MAP_SWIZZLE_32B,
+                       CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
 }
 
 }  // namespace
