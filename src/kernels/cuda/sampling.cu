@@ -2,24 +2,26 @@
 //
 // A row is shared by a team: kCtas CTAs of a cluster that write into each other's shared memory, or one CTA where there
 // are no clusters. Every lane owns neighbouring ids and keeps them, as ordered keys, in shared memory (a team of one in
-// a workspace). Two searches are all there is: search() finds the last key that is kept, by count or by mass, and
-// locate() the id at which a running sum passes a target: which of tied tokens is the last, and the draw.
-// Weights are fixed-point numbers from powers of two in double: sums are exact, so that no partition or order changes a
-// result, and borders lie within 2^-44 of those of sums in double.
+// a workspace). Where top-k leaves few tokens, one CTA gets them and does the rest (sampling_few.cuh). Otherwise
+// search() finds the last key that is kept, by count and then by mass, and draw() the id at which a running sum passes
+// a target. Weights are fixed-point numbers from powers of two in double: sums are exact, so that no partition or order
+// changes a result, and borders lie within 2^-44 of those of sums in double.
 //
-// Bytes: the row once (0.6 MB, 0.13 us at 4.65 TB/s). The time is that of latencies, of which those of messages between
-// CTAs (0.3 us) and of double arithmetic weigh most.
+// Bytes: the row once (0.6 MB, 0.13 us at 4.65 TB/s). The time is that of latencies: of messages between CTAs (0.3 us),
+// of weights and histograms of all keys (2 and 5 us for 152k of them over 16 CTAs), of instructions that run once.
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/sampling.h"
+#include "kernels/cuda/sampling_few.cuh"
 #include "kernels/cuda/sampling_search.cuh"
 
 namespace saccade::cuda {
 namespace {
 
-constexpr int64_t kMaxVocab = 1 << 18;  // the sum of that many weights leaves the top bit free
+constexpr size_t kMostShared = 224 << 10;  // of a CTA, without what is not dynamic
+constexpr int64_t kMaxVocab = 1 << 18;     // the sum of that many weights leaves the top bit free
 
 __device__ __noinline__ float penalise(float x, float penalty) { return x < 0 ? x * penalty : x / penalty; }
 
@@ -32,28 +34,44 @@ __device__ __forceinline__ Pair outermost(Pair v) {
               __reduce_min_sync(kAll, static_cast<uint32_t>(v.b))};
 }
 
+// Shared memory of the searches.
+template <int kCtas>
+struct Scratch {
+  Histogram<kCtas> histogram;
+  List<kCtas> list;
+  Few<kCtas> few;
+  typename Team<kCtas>::Pair sums[Team<kCtas>::kWarps];
+  u64 parts[Team<kCtas>::kThreads];
+  uint32_t ties[Team<kCtas>::kThreads];
+  alignas(16) uint32_t warp_tops[Team<kCtas>::kWarps];
+};
+
 // Grid (kCtas, R), clusters of (kCtas, 1). The keys of a CTA are in dynamic shared memory, those of a team of one in
-// `workspace`; a lane has `share` of them.
+// `workspace`; a lane has `share` of them. Their weights are kept behind them where there is room.
 template <int kCtas, bool kDraws>
 __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ? 2 : 1)
-    sample_kernel(const float* logits, int vocab, int share, const SampleRow* rows, uint32_t* seen, uint32_t* workspace,
-                  int32_t* ids) {
+    sample_kernel(const float* logits, int vocab, int share, bool keeps_weights, const SampleRow* rows, uint32_t* seen,
+                  uint32_t* workspace, int32_t* ids) {
   using T = Team<kCtas>;
   using Pair = typename T::Pair;
   extern __shared__ uint4 staged[];
   __shared__ typename T::Shared shared;
   __shared__ Pair tops[T::kWarps];
+  constexpr bool kFew = kDraws && kCtas > 1;  // whether that way is built
+  constexpr int kTops = kFew ? T::kWarps : 0;
+  [[maybe_unused]] auto& scratch = *reinterpret_cast<Scratch<kCtas>*>(staged);
   T team{shared};
   pdl_launch();
+  if constexpr (kFew) scratch.histogram.clear();
   team.start();
   pdl_wait();
 
   const SampleRow row = rows[blockIdx.y];
   logits += int64_t{blockIdx.y} * vocab;
   const int length = 32 * share, begin = (team.cta * T::kWarps + team.warp) * length;  // of the warp
-  uint32_t* const staging =
-      (kCtas == 1 ? workspace + int64_t{blockIdx.y} * T::kWarps * length : reinterpret_cast<uint32_t*>(staged)) +
-      team.warp * length;
+  uint32_t* const staging = (kCtas == 1 ? workspace + int64_t{blockIdx.y} * T::kWarps * length
+                                        : reinterpret_cast<uint32_t*>(staged) + (kDraws ? sizeof(scratch) / 4 : 0)) +
+                            team.warp * length;
   bool bad = false;
   constexpr int kAtOnce = 20;                    // all of Qwen2.5-VL's
   const int given = min(length, vocab - begin);  // the rest of the warp's has key 0
@@ -97,13 +115,22 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
   // The largest key with its id, all bits for bad ones; and the least of the warps' and of the lanes' largest keys.
   Pair ends = outermost(Pair{u64{bad ? kAll : most} << 32 | ~best, u64{most}});
   ends.b = ends.a & 0xffffffff00000000u | static_cast<uint32_t>(ends.b);
-  if (team.lane == 0) tops[team.warp] = ends;
+  if (team.lane == 0) {
+    tops[team.warp] = ends;
+    if constexpr (kFew) scratch.warp_tops[team.warp] = static_cast<uint32_t>(ends.a >> 32);
+  }
   __syncthreads();
   const Pair none{0, ~u64{0}};
-  if (team.warp == 0) team.post(outermost(team.lane < T::kWarps ? tops[team.lane] : none));
+  if (team.warp == 0) {
+    ends = outermost(team.lane < T::kWarps ? tops[team.lane] : none);
+    if constexpr (kFew)
+      team.template post<kTops>(ends, scratch.warp_tops, scratch.few.tops);
+    else
+      team.post(ends);
+  }
   [[maybe_unused]] double scale = 1.4426950408889634 / static_cast<double>(row.temperature);
   if constexpr (kDraws) asm volatile("" : "+d"(scale));  // now, while messages are under way
-  ends = outermost(team.template collect<true>(none));
+  ends = outermost(team.template collect<true, kTops>(none));
   const auto top_key = static_cast<uint32_t>(ends.a >> 32);
   const auto finish = [&](int id) {
     if (team.lane != 0) return;
@@ -117,13 +144,29 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
   }
 
   if constexpr (kDraws) {
-    __shared__ Histogram<kCtas> histogram;
-    __shared__ u64 parts[T::kThreads], sums[T::kWarps];
     const Weigh weigh{value_of(top_key), scale};
-    uint32_t last_key = 1;  // kept: larger keys, and this one up to last_id
-    int last_id = vocab;
-    u64 ties = 0;       // how many with last_key are kept besides the first,
-    bool cuts = false;  // where that is not all
+    auto* const room = reinterpret_cast<ulonglong2*>(reinterpret_cast<uint32_t*>(&scratch + 1) + T::kThreads * share);
+    const Weights weights{weigh, keeps_weights && row.top_p < 1 ? room + threadIdx.x : nullptr, T::kThreads};
+    // What is below a part of the sum, exactly.
+    const auto below = [](float part, u64 total) {
+      const u64 factor = __float2ull_rz(part * 0x1p63f) << 1;
+      return __umul64hi(factor, total) - (factor * total == 0);
+    };
+    const auto drawn = [&](u64 total) {
+      return __umul64hi(philox(row.seed, row.position) << 11, total);  // floor(uniform * total)
+    };
+    Kept kept{1, 0, 0, static_cast<u64>(__float2ull_rn(row.min_p * static_cast<float>(kOne)))};
+    if constexpr (kFew) {
+      if (row.top_k > 0 && row.top_k <= Few<kCtas>::kTopK && row.top_k < vocab) {
+        const int id = draw_among_few(
+            team, scratch.few, scratch.list, scratch.parts, scratch.ties, keys, top_key,
+            static_cast<uint32_t>(ends.b >> 32), row.top_k, kept.min_weight, weigh,
+            [&](u64 total) { return row.top_p < 1 ? below(row.top_p, total) : total; }, drawn);
+        if (id >= 0) finish(id);
+        if (id != kTooMany) return;
+        __syncthreads();
+      }
+    }
 #pragma unroll 1
     for (const bool by_mass : {false, true}) {
       if (by_mass ? row.top_p >= 1 : row.top_k <= 0 || row.top_k >= vocab) continue;
@@ -131,7 +174,7 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
       if (by_mass) {
         // What is lighter than (1 - top_p) / 2V is not reached, see engine/sampler.cpp; half of that for logf's sake.
         const float negligible = __logf((1 - row.top_p) / (4.0f * static_cast<float>(vocab))) * row.temperature;
-        low = max(last_key, key_of(value_of(top_key) + negligible));
+        low = max(kept.key, key_of(value_of(top_key) + negligible));
       } else if (row.top_k <= kCtas * T::kWarps) {
         // Every warp, and below every lane, has a key that is not below the least of their largest.
         low = max(low, static_cast<uint32_t>(ends.b >> 32));
@@ -139,49 +182,30 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
         low = max(low, static_cast<uint32_t>(ends.b));
       }
       const Border border = search(
-          team, histogram, keys, by_mass ? last_key : low, low, top_key,
-          [&](const auto& k, auto& values) {
+          team, scratch.histogram, scratch.list, keys, by_mass ? kept.key : low, low, top_key,
+          [&](int i, const auto& k, auto& values, bool first) {
             if (by_mass) {
-              weigh(k, values);
+              weights(i, k, values, !first);
             } else {
               for (u64& value : values) value = 1;
             }
           },
-          [&](u64 total) {
-            if (!by_mass) return static_cast<u64>(row.top_k) - 1;
-            // What is below top_p * total, exactly.
-            const u64 top_p = __float2ull_rz(row.top_p * 0x1p63f) << 1;
-            return __umul64hi(top_p, total) - (top_p * total == 0);
-          });
-      last_key = border.key;
+          [&](u64 total) { return by_mass ? below(row.top_p, total) : static_cast<u64>(row.top_k) - 1; });
+      kept.key = border.key;
       if (!by_mass) continue;
       const uint32_t border_key[] = {border.key};
       u64 weight[1];
       weigh(border_key, weight);
-      cuts = border.rest + weight[0] < border.inside;
-      if (cuts) ties = border.rest / weight[0];
-    }
-    const auto min_weight = static_cast<u64>(__float2ull_rn(row.min_p * static_cast<float>(kOne)));
-#pragma unroll 1
-    for (;; cuts = false) {
-      const int id = locate(
-          team, parts, sums, keys,
-          [&](int id, uint32_t k) { return k + (id <= last_id) > last_key && (k == last_key || !cuts); },
-          [&](const auto& k, auto& values) {
-            if (!cuts) weigh(k, values);
-            for (u64& value : values) value = cuts ? 1 : value >= min_weight ? value : 0;
-          },
-          [&](u64 total) {
-            if (cuts) return ties;
-            return __umul64hi(philox(row.seed, row.position) << 11, total);  // floor(uniform * total)
-          });
-      if (!cuts) {
-        if (id >= 0) finish(id);
-        return;
+      if (border.rest + weight[0] >= border.inside) continue;
+      if (weight[0] < kept.min_weight) {
+        ++kept.key;
+      } else {
+        kept.ties = border.rest / weight[0] + 1;
+        kept.each = weight[0];
       }
-      if (id >= 0) team.tell({static_cast<u64>(id), 0}, {0, 0});
-      last_id = static_cast<int>(team.told()[0].a);
     }
+    const int id = draw(team, scratch.parts, scratch.ties, scratch.sums, keys, kept, weights, row.top_p < 1, drawn);
+    if (id >= 0) finish(id);
   }
 }
 
@@ -199,8 +223,13 @@ void launch(Stream stream, const Tensor& logits, const SampleRow* rows, const Te
   config.gridDim = dim3(kCtas, static_cast<unsigned>(logits.dim(0)));
   config.blockDim = dim3(T::kThreads);
   config.stream = stream;
+  bool keeps_weights = false;
+  if (kDraws) config.dynamicSmemBytes = sizeof(Scratch<kCtas>);
   if (kCtas > 1) {
-    config.dynamicSmemBytes = static_cast<size_t>(T::kThreads * share) * sizeof(uint32_t);
+    const auto keys = static_cast<size_t>(T::kThreads * share);
+    config.dynamicSmemBytes += keys * sizeof(uint32_t);
+    keeps_weights = kDraws && config.dynamicSmemBytes + keys * sizeof(u64) <= kMostShared;
+    if (keeps_weights) config.dynamicSmemBytes += keys * sizeof(u64);
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(config.dynamicSmemBytes)),
           "sample");
@@ -215,8 +244,8 @@ void launch(Stream stream, const Tensor& logits, const SampleRow* rows, const Te
   config.numAttrs = kCtas > 1 ? 2 : 1;
   if (kCtas > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "sample");
   check(cudaLaunchKernelEx(&config, kernel, static_cast<const float*>(logits.as<float>()), static_cast<int>(vocab),
-                           share, rows, static_cast<uint32_t*>(seen.data), static_cast<uint32_t*>(workspace.data),
-                           ids.as<int32_t>()),
+                           share, keeps_weights, rows, static_cast<uint32_t*>(seen.data),
+                           static_cast<uint32_t*>(workspace.data), ids.as<int32_t>()),
         "sample");
 }
 

@@ -15,6 +15,12 @@ __device__ __forceinline__ float value_of(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
+// The keys of a lane: `share` neighbours in memory, a multiple of four, for ids from `begin` on.
+struct Keys {
+  uint32_t* at;
+  int share, begin;
+};
+
 // 53 random bits: those of uniform() in engine/sampler.cpp.
 __device__ inline u64 philox(u64 seed, u64 position) {
   uint32_t x[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0};
@@ -59,6 +65,33 @@ struct Weigh {
   }
 };
 
+// Weights of a lane's keys, which may stay in shared memory.
+struct Weights {
+  Weigh weigh;
+  ulonglong2* kept;  // of keys 2 i and 2 i + 1 at kept[i * stride]; null: there is no room
+  int stride;
+
+  // Of keys i to i + 3 of the lane, `again` when they have been weighed before; or of any single key.
+  template <int n>
+  __device__ __forceinline__ void operator()(int i, const uint32_t (&keys)[n], u64 (&weights)[n], bool again) const {
+    if constexpr (n == 4) {
+      ulonglong2* at = kept + i / 2 * stride;
+      if (again && kept != nullptr) {
+        const ulonglong2 a = at[0], b = at[stride];
+        weights[0] = a.x, weights[1] = a.y, weights[2] = b.x, weights[3] = b.y;
+        return;
+      }
+      weigh(keys, weights);
+      if (kept != nullptr) {
+        at[0] = {weights[0], weights[1]};
+        at[stride] = {weights[2], weights[3]};
+      }
+    } else {
+      weigh(keys, weights);
+    }
+  }
+};
+
 inline constexpr int kBins = 1024, kBinBits = 10;
 
 // Bins of a range of keys, the highest first, without the last one. Where exponents vary, equal steps of the value
@@ -76,7 +109,7 @@ struct Bins {
     scale = 0;
     if (range > 1e-30f && range < 1024 && range * 128 > std::max(fabsf(x), fabsf(y))) {
       scale = __uint_as_float((__float_as_uint(__fdividef(0.98f * kBins, range)) & 0x7f800000u));
-      top = __float2int_rd(x * scale);
+      top = floor_bits(x);
     }
   }
   __device__ int of(uint32_t key, bool& loose) const {
@@ -84,15 +117,21 @@ struct Bins {
       loose = (key & ((1u << shift) - 1)) != 0;
       return top - static_cast<int>(key >> shift);
     }
-    const float x = value_of(key) * scale, whole = floorf(x);
-    loose = x != whole;
-    return top - static_cast<int>(whole);
+    const float x = value_of(key);
+    const int bits = floor_bits(x);
+    loose = x * scale != __int_as_float(bits) - kInteger;
+    return top - bits;
   }
   __device__ uint32_t lowest(int bin) const {
     const int at = top - bin;
-    return scale == 0 ? static_cast<uint32_t>(at) << shift
-                      : key_of(static_cast<float>(at) * __uint_as_float(0x7f000000u - __float_as_uint(scale)));
+    if (scale == 0) return static_cast<uint32_t>(at) << shift;
+    return key_of((__int_as_float(at) - kInteger) * __uint_as_float(0x7f000000u - __float_as_uint(scale)));
   }
+
+ private:
+  // The bits of kInteger + floor(x * scale), which rise with it.
+  static constexpr float kInteger = 0x1.8p23f;
+  __device__ int floor_bits(float x) const { return __float_as_int(__fmaf_rd(x, scale, kInteger)); }
 };
 
 }  // namespace saccade::cuda

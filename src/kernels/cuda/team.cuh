@@ -39,7 +39,7 @@ __device__ __noinline__ Place first_beyond(u64 value, u64 target) {
 //
 // Nothing waits for a barrier of the cluster, whose release would wait for global memory: messages are remote stores
 // that complete on an mbarrier of the receiver. Threads of a CTA must meet (__syncthreads) between reading
-// what was collected or told and the next post().
+// what was collected or told and the next post() or tell().
 template <int kCtas>
 struct Team {
   static constexpr int kWarps = kCtas == 1 ? 32 : 16;
@@ -48,24 +48,25 @@ struct Team {
   struct alignas(16) Pair {
     u64 a, b;
   };
+  enum Barrier { kMail, kNote = 2, kShares, kList = 5, kBarriers };  // of either mail, and of either buffer of shares
   struct Shared {
     Pair mail[2][kCtas];  // of alternate posts
     Pair note[2];
-    u64 arrived[4];  // barriers: of either mail, the note, and shares
+    u64 arrived[kBarriers];
   };
 
   Shared& shared;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int cta = static_cast<int>(blockIdx.x);
-  uint32_t posts = 0, notes = 0, shares = 0;  // so far
+  uint32_t posts = 0, notes = 0, shares = 0, lists = 0;  // so far
 
   // Before anything else, by all threads of all CTAs.
   __device__ void start() {
 #if __CUDA_ARCH__ >= 900
     if constexpr (kCtas > 1) {
       if (threadIdx.x == 0) {
-        for (u64& barrier : shared.arrived) mbarrier_init(shared_address(&barrier), 1);
+        for (int i = 0; i < kBarriers; ++i) mbarrier_init(shared_address(&shared.arrived[i]), i == kList ? kCtas : 1);
         fence_barrier_init();
       }
       asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
@@ -74,42 +75,81 @@ struct Team {
   }
 
   // The first warp of every CTA posts a pair; lanes of warps that collect get the pair of the CTA of their number.
-  // Either the first warps collect or all.
-  __device__ void post(Pair mine) { send(&shared.mail[posts % 2][cta], mine, posts % 2); }
-  template <bool kAllWarps>
+  // Either the first warps collect or all. With `words` each CTA posts kWords more, which all CTAs collect in `to`.
+  __device__ void post(Pair mine) {
+    const uint32_t buffer = posts % 2;
+    if constexpr (kCtas == 1) {
+      if (lane == 0) shared.mail[buffer][0] = mine;
+    } else if (lane < kCtas) {
+      put(lane, &shared.mail[buffer][cta], mine, kMail + buffer);
+    }
+  }
+  template <int kWords>
+  __device__ void post(Pair mine, const uint32_t* words, uint32_t* to) {
+    post(mine);
+#pragma unroll 1
+    for (int i = lane; i < kCtas * kWords / 4; i += 32)
+      put(i / (kWords / 4), reinterpret_cast<uint4*>(to + cta * kWords) + i % (kWords / 4),
+          reinterpret_cast<const uint4*>(words)[i % (kWords / 4)], kMail + posts % 2);
+  }
+  template <bool kAllWarps, int kWords = 0>
   __device__ Pair collect(Pair none) {
     const uint32_t buffer = posts % 2;
-    receive<kAllWarps>(buffer, posts++ / 2, sizeof(shared.mail[0]));
+    receive<kAllWarps>(kMail + buffer, posts++ / 2, sizeof(shared.mail[0]) + kCtas * kWords * 4);
     return lane < kCtas ? shared.mail[buffer][lane] : none;
   }
-  // The first warp of one CTA, after a post that all collected, tells all warps of all.
+  // The first warp of one CTA tells all warps of all.
   __device__ void tell(Pair first, Pair second) {
-    send(&shared.note[0], first, 2);
-    send(&shared.note[1], second, 2);
+    if constexpr (kCtas == 1) {
+      if (lane == 0) shared.note[0] = first, shared.note[1] = second;
+    } else if (lane < kCtas) {
+      put(lane, &shared.note[0], first, kNote);
+      put(lane, &shared.note[1], second, kNote);
+    }
   }
   __device__ const Pair* told() {
-    receive<true>(2, notes++, sizeof(shared.note));
+    receive<true>(kNote, notes++, sizeof(shared.note));
     return shared.note;
   }
-  // Every CTA has `from`, kCtas shares of kShare words, written by its threads, which all call this. In the first warp
-  // `to` becomes the shares of all CTAs for this one, one after the other; a team of one has `from`. After the next
-  // post that all collected, `from` may be written again.
-  template <int kShare>
-  __device__ const uint32_t* gather_share(const uint32_t* from, uint32_t* to) {
-    __syncthreads();
-    if constexpr (kCtas == 1) return from;
+
+  // Stores to where `to` is in the memory of another CTA; its barrier counts the bytes.
+  template <class T>
+  __device__ void put(int other, T* to, T value, int barrier) {
 #if __CUDA_ARCH__ >= 900
-    for (int i = 4 * static_cast<int>(threadIdx.x); i < kCtas * kShare; i += 4 * kThreads) {
-      const uint4 v = *reinterpret_cast<const uint4*>(from + i);
-      const int other = i / kShare;
-      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
-                       address_in(other, to + cta * kShare + i % kShare)),
-                   "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(address_in(other, &shared.arrived[3]))
+    const uint32_t address = address_in(other, to), arrived = address_in(other, &shared.arrived[barrier]);
+    if constexpr (sizeof(T) == 16) {
+      const uint4 v = reinterpret_cast<const uint4&>(value);
+      asm volatile(
+          "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+          "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(arrived)
+          : "memory");
+    } else {
+      static_assert(sizeof(T) == 8);
+      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(address),
+                   "l"(reinterpret_cast<const u64&>(value)), "r"(arrived)
                    : "memory");
     }
 #endif
-    if (warp == 0) receive<false>(3, shares++, kCtas * kShare * 4);
-    return to;
+  }
+  // One thread says how many bytes its CTA puts, or is to get, behind a barrier.
+  __device__ void announce(int other, int barrier, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "mbarrier.arrive.expect_tx.shared::cluster.b64 _, [%0], %1;" ::"r"(address_in(other, &shared.arrived[barrier])),
+        "r"(bytes)
+        : "memory");
+#endif
+  }
+  __device__ void expect(int barrier, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+    mbarrier_expect(shared_address(&shared.arrived[barrier]), bytes);
+#endif
+  }
+  __device__ void wait(int barrier, uint32_t phase) {
+#if __CUDA_ARCH__ >= 900
+    mbarrier_wait(shared_address(&shared.arrived[barrier]), phase % 2);
+    __syncwarp();
+#endif
   }
 
  private:
@@ -121,29 +161,13 @@ struct Team {
 #endif
     return address;
   }
-  __device__ void send(Pair* to, Pair pair, int barrier) {
-    if constexpr (kCtas == 1) {
-      if (lane == 0) *to = pair;
-    } else if (lane < kCtas) {
-#if __CUDA_ARCH__ >= 900
-      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b64 [%0], {%1, %2}, [%3];" ::"r"(
-                       address_in(lane, to)),
-                   "l"(pair.a), "l"(pair.b), "r"(address_in(lane, &shared.arrived[barrier]))
-                   : "memory");
-#endif
-    }
-  }
   template <bool kAllWarps>
   __device__ void receive(int barrier, uint32_t phase, uint32_t bytes) {
     if constexpr (kCtas == 1) {
       kAllWarps ? __syncthreads() : __syncwarp();
     } else {
-#if __CUDA_ARCH__ >= 900
-      const uint32_t arrived = shared_address(&shared.arrived[barrier]);
-      if (threadIdx.x == 0) mbarrier_expect(arrived, bytes);
-      mbarrier_wait(arrived, phase % 2);
-      __syncwarp();
-#endif
+      if (threadIdx.x == 0) expect(barrier, bytes);
+      wait(barrier, phase);
     }
   }
 };
