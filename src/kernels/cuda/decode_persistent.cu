@@ -38,16 +38,17 @@ __global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(co
       mbarrier_init(shared_address(&s.empty[i]), kWarps);
     }
     for (int i = 0; i < kSumBuffers; ++i) {
-      mbarrier_init(shared_address(&s.sums_full[i]), kWarps);
-      mbarrier_init(shared_address(&s.sums_empty[i]), 1);
+      mbarrier_init(shared_address(&s.sums_full[i]), kThreads);
+      mbarrier_init(shared_address(&s.sums_empty[i]), 32);
     }
+    for (int i = 0; i < 2; ++i) {
+      mbarrier_init(shared_address(&s.view_full[i]), 1);
+      mbarrier_init(shared_address(&s.view_empty[i]), kThreads);
+    }
+    mbarrier_init(shared_address(&s.arrived), 1);
+    mbarrier_init(shared_address(&s.cleared), 1);
     fence_barrier_init();
-    s.layer = 0;
-    s.views_ready = 0;
-    s.arrived = 0;
-    s.cleared = 0;
     s.in_flight = kInFlight;
-    s.views[0] = p.layers[0];
   }
   if (threadIdx.x < p.rows) split_sequence(p, s, threadIdx.x);
   const auto first_turn = static_cast<int>(*static_cast<const volatile unsigned*>(p.turn));
@@ -66,25 +67,19 @@ __global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(co
     bool combined = false;
     for (int i = 0; i <= 4 * p.depth; ++i) {
       const int layer = i / 4, phase = i < 4 * p.depth ? i % 4 : kHead;
-      if (phase == kQkv) {
-        while (s.views_ready < layer) {
-        }
-      }
+      if (phase == kQkv) mbarrier_wait(shared_address(&s.view_full[layer & 1]), layer >> 1 & 1);
       if (phase == kGateUp) {  // whose values say that what was read and what was old is cleared
         if (combined) __threadfence();
-        while (s.cleared <= layer) {
-        }
+        mbarrier_wait(shared_address(&s.cleared), layer & 1);
       }
       products<kRows, kChunks>(t, layer, phase);
       if (phase == kQkv) {
-        if (threadIdx.x == 0) s.in_flight = kInFlightChain;
+        if (threadIdx.x == 0) atomicExch(&s.in_flight, kInFlightChain);
         attend(t, first);
         combined = combine(t);
       }
-      if (phase == kDown) {
-        ++t.turn;
-        if (threadIdx.x == 0) s.layer = layer + 1;
-      }
+      if (phase == kGateUp) mbarrier_arrive(shared_address(&s.view_empty[layer & 1]));
+      if (phase == kDown) ++t.turn;
     }
     if (threadIdx.x == 0 && atomicAdd(p.left, 1) + 1 == gridDim.x) {  // for the next launch
       *p.left = 0;

@@ -68,11 +68,12 @@ struct Shared {
     float4 combined[kWarps][32];
   };
   uint64_t full[kMaxRing], empty[kMaxRing], sums_full[kSumBuffers], sums_empty[kSumBuffers];
+  // Of every other layer: its view is there, and no longer needed. Of each layer: its h has arrived, and old values are
+  // cleared in it.
+  uint64_t view_full[2], view_empty[2], arrived, cleared;
   float squares[2][kWarps][kMaxRows];
-  LayerView views[2];      // of this layer and the next: parameters that no SM has read yet come from far away
-  volatile int in_flight;  // kInFlight or kInFlightChain
-  // Layers: that the multiplying warps are in; with a view; whose h has arrived; in which old values are cleared.
-  volatile int layer, views_ready, arrived, cleared;
+  LayerView views[2];  // of this layer and the next: parameters that no SM has read yet come from far away
+  int in_flight;       // kInFlight or kInFlightChain, by atomics
   int kv_lens[kMaxRows], parts[kMaxRows], part_pages[kMaxRows];
 };
 

@@ -59,10 +59,9 @@ __device__ __forceinline__ void prefetch_for_layers(const Params& p, Shared& s) 
     if (p.layers[i].bias) prefetch(p.layers[i].bias, p.qkv_rows * sizeof(bf16));
   }
   for (int layer = 0; layer < p.depth; ++layer) {
-    while (s.layer < layer) __nanosleep(100);
-    if (layer + 1 < p.depth) s.views[(layer + 1) & 1] = p.layers[layer + 1];
-    __threadfence_block();
-    s.views_ready = layer + 1;
+    mbarrier_wait(shared_address(&s.view_empty[layer & 1]), (layer >> 1 & 1) ^ 1);
+    s.views[layer & 1] = p.layers[layer];
+    mbarrier_arrive(shared_address(&s.view_full[layer & 1]));
   }
 }
 

@@ -83,7 +83,7 @@ __device__ __forceinline__ int first_combined() { return static_cast<int>(gridDi
 __device__ __forceinline__ void clear_exchange(const Params& p, Shared& s, int turn) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int layer = 0; layer < p.depth; ++layer, ++turn) {
-    while (s.arrived <= layer) __nanosleep(100);
+    mbarrier_wait(shared_address(&s.arrived), layer & 1);
     const int old = turn + kTurns - 2;
     for (int phase = 0; phase < kHead; ++phase) {
       const Share share(p, 0, phase);
@@ -99,7 +99,7 @@ __device__ __forceinline__ void clear_exchange(const Params& p, Shared& s, int t
       if (lane * 8 < p.head_dim) clear_16(attended + i * p.head_dim);
     __threadfence();
     __syncwarp();
-    if (lane == 0) s.cleared = layer + 1;
+    if (lane == 0) mbarrier_arrive(shared_address(&s.cleared));
   }
 }
 

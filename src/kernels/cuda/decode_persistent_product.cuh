@@ -24,7 +24,7 @@ struct PageStream {
   uint32_t parity = 1, landing_parity = 0;
 
   __device__ __forceinline__ void bring(const void* from, uint32_t bytes) {
-    for (; flying >= s.in_flight; --flying) {
+    for (const int most = atomicAdd(&s.in_flight, 0); flying >= most; --flying) {
       mbarrier_wait(shared_address(&s.full[landing]), landing_parity);
       if (++landing == p.ring) landing = 0, landing_parity ^= 1;
     }
@@ -336,8 +336,7 @@ __device__ __forceinline__ void end_strip(Thread& t, Ends& ends, int i, float (&
       make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
 #pragma unroll
   for (int j = 0; j < 4; ++j) sum[0][j] = sum[1][j] = 0;
-  __syncwarp();
-  if (t.lane == 0) mbarrier_arrive(full);
+  mbarrier_arrive(full);
   ++t.strips;
   if (ends.mine != i) return;
 
@@ -350,8 +349,7 @@ __device__ __forceinline__ void end_strip(Thread& t, Ends& ends, int i, float (&
     v[0] += part.x, v[1] += part.y, v[2] += part.z, v[3] += part.w;
   }
   store_strip(t, ends.layer, ends.phase, ends.share.strip(i), v, ends.operands);
-  __syncwarp();
-  if (t.lane == 0) mbarrier_arrive(empty);
+  mbarrier_arrive(empty);
   ends.mine += kWarps;
   ends.load(t);
 }
@@ -378,9 +376,9 @@ __device__ __forceinline__ void products(Thread& t, int layer, int phase) {
                                                   : p.norm);
     if (t.warp == 0 && t.lane == 0) {
       if (phase == kQkv)
-        t.s.arrived = layer + 1;
+        mbarrier_arrive(shared_address(&t.s.arrived));
       else
-        t.s.in_flight = kInFlight;
+        atomicExch(&t.s.in_flight, kInFlight);
     }
   } else if (total > 0) {
     tile.clear();
