@@ -38,7 +38,8 @@ bool can_decode(const Decoder& d, int64_t rows);  // shapes, device, 1 <= rows <
 size_t decode_workspace_bytes(const Decoder& d, int64_t max_rows, int64_t max_pages);
 void decode(Stream stream, const Decoder& d, const DecodeStep& step);
 
-// The two forms of it: one persistent kernel for up to 8 rows, a chain of kernels for up to 64.
+// The two forms of it: one persistent kernel for up to 8 rows; for up to 64 another one, or, where the device is not
+// Hopper, a chain of kernels.
 bool can_decode_persistent(const Decoder& d, int64_t rows);
 size_t persistent_workspace_bytes(const Decoder& d);
 void decode_persistent(Stream stream, const Decoder& d, const DecodeStep& step);

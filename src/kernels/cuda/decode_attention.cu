@@ -9,16 +9,13 @@
 // Scores, softmax and sums in float, weights in bf16 for the product.
 // A span's length depends on the sequence's length alone, and so does the order of all sums.
 #include "kernels/cuda/check.cuh"
-#include "kernels/cuda/decode_chain.cuh"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/decode_rows.cuh"
+#include "kernels/cuda/decode_spans.cuh"
 
 namespace saccade::cuda::chain {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kStepTokens = kStepPages * kKvPageTokens;
-constexpr int kScorePitch = kStepTokens + 8;  // floats; rows eight banks apart
-constexpr int kQueryRows = 16;
 
 template <int kDh>
 constexpr int page_bytes() {
@@ -30,85 +27,6 @@ struct Stage {
   static constexpr int kQueryBytes = kQueryRows * kDh * 2;
   static constexpr int kBytes = kStepPages * kPageBytes + kQueryBytes;
   static constexpr int kShared = kStages * kBytes + kQueryRows * kScorePitch * 4;
-};
-
-// The steps of a CTA, one after another: sequence, key head, and the step's first page. Spans are consecutive in
-// (sequence, head, page); a CTA owns those whose first page is in its range.
-struct Cursor {
-  int b, kv_head, page;     // page < pages
-  int length, pages, span;  // of the sequence: tokens, pages, pages of a span
-  int at;                   // pages of all sequences and heads before this step
-  int pages_end;            // of the range
-};
-
-struct Lengths {
-  int tokens[kMaxRows], pages_before[kMaxRows + 1];  // of the sequences before
-};
-
-__device__ __forceinline__ int pages_of(int tokens) { return (tokens + kKvPageTokens - 1) / kKvPageTokens; }
-
-// Every warp computes the same; each writes what it will read.
-__device__ void read_lengths(const Attention& a, Lengths& l, int lane) {
-  int tokens[2], pages[2];
-  for (int i = 0; i < 2; ++i) {
-    tokens[i] = 2 * lane + i < a.rows ? a.kv_lens[2 * lane + i] : 0;
-    pages[i] = pages_of(tokens[i]);
-  }
-  int sum = pages[0] + pages[1];
-  for (int i = 1; i < 32; i *= 2) {
-    const int before = __shfl_up_sync(~0u, sum, i);
-    if (lane >= i) sum += before;
-  }
-  for (int i = 0; i < 2; ++i) l.tokens[2 * lane + i] = tokens[i];
-  l.pages_before[2 * lane + 1] = sum - pages[1];
-  l.pages_before[2 * lane + 2] = sum;
-  if (lane == 0) l.pages_before[0] = 0;
-}
-
-struct Walk {
-  const Attention& a;
-  const Lengths& l;
-
-  __device__ void enter(Cursor& c) const {
-    c.length = l.tokens[c.b];
-    c.pages = pages_of(c.length);
-    c.span = span_pages(c.pages);
-  }
-  __device__ Cursor first(int lane) const {
-    const int total = l.pages_before[a.rows] * a.kv_heads;
-    const int begin = total * static_cast<int>(blockIdx.x) / static_cast<int>(gridDim.x);
-    Cursor c = {};
-    c.pages_end = total * (static_cast<int>(blockIdx.x) + 1) / static_cast<int>(gridDim.x);
-    for (int i = 0; i < 2; ++i)  // sequences that end before the range
-      c.b += __popc(
-          __ballot_sync(~0u, 32 * i + lane + 1 < a.rows && l.pages_before[32 * i + lane + 1] * a.kv_heads <= begin));
-    enter(c);
-    const int inside = begin - l.pages_before[c.b] * a.kv_heads;
-    c.kv_head = inside / c.pages;
-    c.page = min(c.pages, (inside % c.pages + c.span - 1) / c.span * c.span);
-    c.at = l.pages_before[c.b] * a.kv_heads + c.kv_head * c.pages + c.page;
-    if (c.page == c.pages) next_head(c);
-    return c;
-  }
-  __device__ bool done(const Cursor& c) const { return c.page % c.span == 0 && c.at >= c.pages_end; }
-  __device__ bool ends_span(const Cursor& c) const {
-    return c.page + kStepPages >= c.pages || (c.page + kStepPages) % c.span == 0;
-  }
-  __device__ void advance(Cursor& c) const {
-    const int pages = min(kStepPages, c.pages - c.page);
-    c.at += pages;
-    c.page += pages;
-    if (c.page == c.pages) next_head(c);
-  }
-  __device__ void next_head(Cursor& c) const {
-    c.page = 0;
-    if (++c.kv_head < a.kv_heads) return;
-    c.kv_head = 0;
-    if (++c.b < a.rows)
-      enter(c);
-    else
-      c.at = c.pages_end;
-  }
 };
 
 // Copies keys or values of a step; tokens behind the sequence's end become zeros. What is new is the page that this
@@ -148,11 +66,6 @@ __device__ void copy_query(const Attention& a, const Cursor& c, uint32_t to) {
 __device__ __forceinline__ void page_ids(const Attention& a, const Cursor& c, int* ids) {
   for (int p = 0; p < kStepPages; ++p)
     ids[p] = c.b < a.rows ? a.page_table[c.b * a.max_pages + min(c.page + p, c.pages - 1)] : 0;
-}
-
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&v);
 }
 
 template <int kDh, int kStages>
@@ -217,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
         mma_16x8x16(s[1], q4, k4[2], k4[3]);
       }
       const float scale = a.scale * 1.44269504088896341f;
-      const int tokens = min(c.length, (c.page - c.page % c.span + c.span) * kKvPageTokens) - c.page * kKvPageTokens;
+      const int tokens = min(c.length, (c.page - c.in_span + c.span) * kKvPageTokens) - c.page * kKvPageTokens;
 #pragma unroll
       for (int j = 0; j < 2; ++j)
 #pragma unroll
@@ -273,7 +186,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
       }
     }
     if (walk.ends_span(c)) {
-      const int64_t item = (static_cast<int64_t>(c.b) * a.kv_heads + c.kv_head) * a.max_spans + c.page / c.span;
+      const int64_t item = (static_cast<int64_t>(c.b) * a.kv_heads + c.kv_head) * a.max_spans + c.index;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int head = lane / 4 + half * 8;
@@ -296,55 +209,6 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
   cp_async_wait<0>();
 }
 
-// A warp a query head of one row.
-template <int kDh>
-__global__ void __launch_bounds__(128) combine_kernel(const Attention a) {
-  constexpr int kValues = kDh / 32;
-  pdl_launch();
-  const int item = blockIdx.x * 4 + threadIdx.x / 32, b = item / a.heads, head = item % a.heads,
-            lane = threadIdx.x % 32;
-  if (b >= a.rows) {
-    pdl_wait();
-    return;
-  }
-  const int group = a.group(), pages = (a.kv_lens[b] + kKvPageTokens - 1) / kKvPageTokens;
-  const int spans = (pages + span_pages(pages) - 1) / span_pages(pages);
-  const int64_t first = (static_cast<int64_t>(b) * a.kv_heads + head / group) * a.max_spans * group + head % group;
-  pdl_wait();
-  float2 stats[kMaxSpans / 32];
-  float top = -INFINITY, total = 0;
-  for (int i = 0; i < kMaxSpans / 32; ++i) {
-    const int span = 32 * i + lane;
-    stats[i] = span < spans ? a.stats[first + span * group] : make_float2(-INFINITY, 0);
-    top = fmaxf(top, stats[i].x);
-  }
-  for (int i = 16; i > 0; i /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, i));
-  for (int i = 0; i < kMaxSpans / 32; ++i) {
-    stats[i].x = exp2f(stats[i].x - top);
-    total += stats[i].x * stats[i].y;
-  }
-  for (int i = 16; i > 0; i /= 2) total += __shfl_xor_sync(~0u, total, i);
-  float sums[kValues] = {};
-  const float* from = a.sums + first * kDh + lane * kValues;
-#pragma unroll
-  for (int i = 0; i < kMaxSpans / 32; ++i)
-#pragma unroll 8
-    for (int j = 0; j < min(32, spans - 32 * i); ++j) {
-      const float weight = __shfl_sync(~0u, stats[i].x, j);
-      const float* v = from + static_cast<int64_t>(32 * i + j) * group * kDh;
-      float x[kValues];
-      if constexpr (kValues == 4)
-        *reinterpret_cast<float4*>(x) = *reinterpret_cast<const float4*>(v);
-      else
-        *reinterpret_cast<float2*>(x) = *reinterpret_cast<const float2*>(v);
-      for (int k = 0; k < kValues; ++k) sums[k] += weight * x[k];
-    }
-  uint32_t packed[kValues / 2];
-  for (int k = 0; k < kValues; k += 2) packed[k / 2] = pack(sums[k] / total, sums[k + 1] / total);
-  uint32_t* to = reinterpret_cast<uint32_t*>(a.y + tile_offset(b, head * kDh + lane * kValues));
-  for (int k = 0; k < kValues / 2; ++k) to[k] = packed[k];
-}
-
 template <int kDh, int kStages>
 void launch_attend(Stream stream, const Attention& a) {
   constexpr int kShared = Stage<kDh, kStages>::kShared;
@@ -360,16 +224,8 @@ void launch_attend(Stream stream, const Attention& a) {
 }  // namespace
 
 void attend(Stream stream, const Attention& a) {
-  constexpr int kPortableStages = 2, kHopperStages = 5;  // 82 and 193 KB at Dh = 128
-  if (a.head_dim == 64)
-    use_hopper() ? launch_attend<64, kHopperStages>(stream, a) : launch_attend<64, kPortableStages>(stream, a);
-  else
-    use_hopper() ? launch_attend<128, kHopperStages>(stream, a) : launch_attend<128, kPortableStages>(stream, a);
-}
-
-void combine(Stream stream, const Attention& a) {
-  launch_pdl("decode: combine", a.head_dim == 64 ? combine_kernel<64> : combine_kernel<128>,
-             dim3((a.rows * a.heads + 3) / 4), dim3(128), 0, stream, a);
+  constexpr int kStages = 2;  // 82 KB at Dh = 128
+  a.head_dim == 64 ? launch_attend<64, kStages>(stream, a) : launch_attend<128, kStages>(stream, a);
 }
 
 }  // namespace saccade::cuda::chain

@@ -1,7 +1,10 @@
-// What the kernels of decode_chained share: how a matmul is cut among CTAs, and the layout of its operands.
+// What the kernels of decode_chained share, on Hopper one kernel: how a matmul is cut among CTAs, and the layout of its
+// operands.
 #pragma once
 
 #include <cuda_bf16.h>
+
+#include <algorithm>
 
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/layout.h"
@@ -55,6 +58,18 @@ struct Matrix {
   Split split;
 };
 
+inline Matrix matrix_of(const Weight& w, bool whole) {
+  Matrix m;
+  m.w = static_cast<const bf16*>(w.data[0].data);
+  m.strips = static_cast<int>(strips_of(w.rows()));
+  m.blocks = static_cast<int>(blocks_of(w.cols()));
+  m.whole = whole;
+  m.split.groups = (m.strips + kGroupStrips - 1) / kGroupStrips;
+  m.split.blocks = m.blocks;
+  m.split.ctas = !use_hopper() ? m.split.groups : std::min(sm_count(), whole ? m.strips : m.split.units());
+  return m;
+}
+
 struct Linear {
   enum Out : int { kPartials, kGateUpSilu, kLogits };
 
@@ -86,7 +101,6 @@ __device__ __forceinline__ void store(const Linear& a, float* partials, int n, i
 }
 
 void linear_portable(Stream stream, const Linear& a);
-void linear_hopper(Stream stream, const Linear& a);
 
 // h = round(h + round(sum of partials)), or h itself where partials.data is null; x = rms_norm(h) as tiles.
 struct Norm {
@@ -114,13 +128,24 @@ struct Attention {
   SACCADE_HOST_DEVICE int group() const { return heads / kv_heads; }
 };
 // Spans that a sequence's pages are cut into, each by one CTA; a function of its length alone.
-inline constexpr int kMaxSpans = 64, kStepPages = 2;
+inline constexpr int kMaxSpans = 64, kStepPages = 2, kLeastSpanPages = 6;
 SACCADE_HOST_DEVICE constexpr int span_pages(int pages) {
-  return kStepPages * ((pages + kStepPages * kMaxSpans - 1) / (kStepPages * kMaxSpans));
+  const int even = kStepPages * ((pages + kStepPages * kMaxSpans - 1) / (kStepPages * kMaxSpans));
+  return even < kLeastSpanPages ? kLeastSpanPages : even;
 }
 
 void rope_append(Stream stream, const Attention& a, const Partials& qkv, const bf16* bias);
 void attend(Stream stream, const Attention& a);   // q, kv -> sums, stats
 void combine(Stream stream, const Attention& a);  // sums, stats -> y
+
+// A step as one kernel.
+struct Operands {
+  bf16 *x = nullptr, *activated = nullptr;  // tiles of [B,D] and [B,F]
+  float* partials = nullptr;
+  unsigned* arrived = nullptr;
+};
+bool can_decode_at_once(const Decoder& d);
+void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, const Attention& attention,
+                    const Operands& operands);
 
 }  // namespace saccade::cuda::chain

@@ -1,8 +1,6 @@
-// A decoding step as a chain of kernels, nine a layer, launched with programmatic dependent launch so that the stream
-// of weights crosses their boundaries:
+// A decoding step as a chain of kernels, nine a layer, launched with programmatic dependent launch:
 //   qkv | bias, rope, append | attention by spans | combine | output | add, norm | gate_up, silu | down | add, norm
-// and the head. Matmuls whose rows don't fill the device are split over K (decode_linear*.cu) and summed by the next
-// kernel (decode_rows.cu), in a fixed order.
+// and the head. It is there to be right; on Hopper the same stages are one kernel (decode_batch.cu).
 #include <algorithm>
 #include <cmath>
 
@@ -17,7 +15,7 @@ using chain::bf16;
 const bf16* values(const Tensor& t) { return static_cast<const bf16*>(t.data); }
 
 struct Buffers {
-  size_t x, attended, activated, q, sums, stats, partials, bytes;
+  size_t x, attended, activated, q, sums, stats, partials, arrived, bytes;
 };
 
 bool is_strips(const Weight& w, int64_t n, int64_t k, Weight::RowOrder order) {
@@ -25,20 +23,9 @@ bool is_strips(const Weight& w, int64_t n, int64_t k, Weight::RowOrder order) {
          k % kBlockCols == 0;
 }
 
-chain::Matrix matrix_of(const Weight& w, bool whole) {
-  chain::Matrix m;
-  m.w = values(w.data[0]);
-  m.strips = static_cast<int>(strips_of(w.rows()));
-  m.blocks = static_cast<int>(blocks_of(w.cols()));
-  m.whole = whole;
-  m.split.groups = (m.strips + chain::kGroupStrips - 1) / chain::kGroupStrips;
-  m.split.blocks = m.blocks;
-  m.split.ctas = !use_hopper() ? m.split.groups : std::min(sm_count(), whole ? m.strips : m.split.units());
-  return m;
-}
-
 int spans_of(int64_t max_pages) {
-  return static_cast<int>(std::min<int64_t>(chain::kMaxSpans, (max_pages + chain::kStepPages - 1) / chain::kStepPages));
+  constexpr int kLeast = chain::kLeastSpanPages;
+  return static_cast<int>(std::min<int64_t>(chain::kMaxSpans, (max_pages + kLeast - 1) / kLeast));
 }
 
 Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
@@ -54,7 +41,7 @@ Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
   const size_t spans = static_cast<size_t>(spans_of(max_pages));
   size_t partials = 0;
   for (const Weight* w : {&layer.qkv, &layer.output, &layer.down}) {
-    const chain::Split split = matrix_of(*w, false).split;
+    const chain::Split split = chain::matrix_of(*w, false).split;
     partials = std::max(partials, static_cast<size_t>(split.groups * split.most() * rows * chain::kGroupRows));
   }
   b.x = take(tiles(d.norm.dim(0)));
@@ -64,11 +51,8 @@ Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
   b.sums = take(heads * spans * head_dim * sizeof(float));
   b.stats = take(heads * spans * sizeof(float2));
   b.partials = take(partials * sizeof(float));
+  b.arrived = take(sizeof(unsigned));
   return b;
-}
-
-void run(Stream stream, const chain::Linear& a) {
-  use_hopper() ? chain::linear_hopper(stream, a) : chain::linear_portable(stream, a);
 }
 
 }  // namespace
@@ -85,7 +69,8 @@ bool can_decode_chained(const Decoder& d, int64_t rows) {
         !is_strips(l.down, width, ffn, Order::kPlain) || l.output.bias[0] || l.gate_up.bias[0] || l.down.bias[0])
       return false;
   }
-  return is_strips(d.head, d.head.rows(), width, Order::kPlain) && !d.head.bias[0];
+  return is_strips(d.head, d.head.rows(), width, Order::kPlain) && !d.head.bias[0] &&
+         (!use_hopper() || chain::can_decode_at_once(d));
 }
 
 size_t chained_workspace_bytes(const Decoder& d, int64_t max_rows, int64_t max_pages) {
@@ -120,10 +105,15 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   attention.stats = reinterpret_cast<float2*>(base + buffers.stats);
   attention.y = reinterpret_cast<bf16*>(base + buffers.attended);
 
+  if (use_hopper())
+    return chain::decode_at_once(stream, d, step, attention,
+                                 {x, activated, reinterpret_cast<float*>(base + buffers.partials),
+                                  reinterpret_cast<unsigned*>(base + buffers.arrived)});
+
   const auto linear = [&](const bf16* from, const Weight& w, bool whole) {
     chain::Linear a;
     a.x = from;
-    a.m = matrix_of(w, whole);
+    a.m = chain::matrix_of(w, whole);
     a.rows = rows;
     a.n = static_cast<int>(w.rows());
     return a;
@@ -131,7 +121,7 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   const auto split = [&](const bf16* from, const Weight& w) {
     chain::Linear a = linear(from, w, false);
     a.partials = reinterpret_cast<float*>(base + buffers.partials);
-    run(stream, a);
+    chain::linear_portable(stream, a);
     return chain::Partials{a.partials, a.m.split, rows};
   };
   const auto norm = [&](const chain::Partials& partials, const Tensor& w) {
@@ -157,13 +147,13 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
     chain::Linear gate_up = linear(x, layer.gate_up, true);
     gate_up.out = chain::Linear::kGateUpSilu;
     gate_up.tiles = activated;
-    run(stream, gate_up);
+    chain::linear_portable(stream, gate_up);
     norm(split(activated, layer.down), i + 1 < d.depth ? d.layers[i + 1].attention_norm : d.norm);
   }
   chain::Linear head = linear(x, d.head, true);
   head.out = chain::Linear::kLogits;
   head.logits = step.logits.as<float>();
-  run(stream, head);
+  chain::linear_portable(stream, head);
 }
 
 }  // namespace saccade::cuda

@@ -1,5 +1,5 @@
 // Matmul of a few rows with weights in strips, for every device: one CTA a strip, a warp for each 16 rows of x,
-// fragments straight from memory. It is there to be right; Hopper has decode_linear_hopper.cu.
+// fragments straight from memory. It is there to be right; Hopper has decode_batch.cu.
 // y [B,N] = x [B,K] W^T; 2 B N K flops, 2 N K bytes of weights. Sums over K in one order, in float.
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode_chain.cuh"

@@ -1,0 +1,456 @@
+// One kernel per token: all layers of a dense decoder and its head, for up to 64 sequences, on Hopper.
+//
+// One CTA on each SM, launched cooperatively, walks through nine stages a layer
+//   qkv | bias, rope, append | attention by spans | combine | output | add, norm | gate_up, silu | down | add, norm
+// with a barrier of the grid behind each. Two warps stream what the CTA will need of weights and cache, of all stages
+// and layers, through a ring of 10 slots of 16 KiB (21 MB over 132 SMs, 4.6 us of memory), and do not wait for
+// barriers; only activations do, which another warp brings from the L2 cache.
+//
+// Products: x [64 rows, of which B count] is the operand of 64 rows of wgmma and a tile of 64 rows of weights the one
+// of 64 columns. A CTA has a range of (group of 128 rows, block of K) units of equal bytes, whose sums the next stage
+// adds up, or of whole strips where an epilogue needs complete sums. Two warpgroups take turns at tiles.
+// Bytes: all weights and the cache, once. Sums are in float, in an order that depends on N, K and the number of SMs.
+#include <algorithm>
+#include <climits>
+#include <cmath>
+
+#include "kernels/cuda/check.cuh"
+#include "kernels/cuda/decode_batch_attention.cuh"
+
+namespace saccade::cuda {
+namespace batch {
+namespace {
+
+// Operands whose rows are 128 bytes, swizzled, groups of eight rows 1024 bytes apart.
+__device__ __forceinline__ uint64_t descriptor(uint32_t address) {
+  return (static_cast<uint64_t>(1) << 62) | (static_cast<uint64_t>(1024 >> 4) << 32) |
+         (static_cast<uint64_t>(1) << 16) | ((address & 0x3ffff) >> 4);
+}
+#define SACCADE_ACC8(d, i)                                                                                    \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
+__device__ __forceinline__ void wgmma(float (&d)[32], uint64_t a, uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, 1, 1, 1, 0, 0;"
+      : SACCADE_ACC8(d, 0), SACCADE_ACC8(d, 8), SACCADE_ACC8(d, 16), SACCADE_ACC8(d, 24)
+      : "l"(a), "l"(b));
+}
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+
+// Of the i-th product; before the first one -1.
+__device__ __forceinline__ int phase_of(const Params& p, int i) { return i < 4 * p.depth ? i % 4 : kHead; }
+__device__ __forceinline__ const bf16* weights_of(const Params& p, int layer, int phase) {
+  return phase == kHead ? p.head : p.layers[layer].weights[phase];
+}
+
+// ---- The warps that stream weights and cache: of each slot one brings the first half, the other the second.
+
+struct Streamer {
+  const Params& p;
+  const Memory& memory;
+  int lane, half, flying = 0;
+  Turn turn, landing;
+
+  // The slot of the next `bytes` of this half, when it is free and few others are on their way. All lanes.
+  __device__ __forceinline__ void next(uint32_t bytes) {
+    if (flying == p.in_flight) {
+      mbarrier_wait(memory.full(landing.slot), landing.parity);
+      landing.advance(1, kSlots);
+      --flying;
+    }
+    mbarrier_wait(memory.empty(turn.slot), turn.parity ^ 1);
+    if (lane == 0) mbarrier_expect(memory.full(turn.slot), bytes);
+    __syncwarp();
+    ++flying;
+  }
+
+  __device__ __forceinline__ void product(const chain::Matrix& m, const bf16* w) {
+    Range range(m);
+    Piece piece;
+    while (range.next(m, piece)) {
+      const int tiles = piece.tiles();
+      for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
+        const bf16* from = w + (static_cast<int64_t>(piece.strip + lane) * m.blocks + block + half) * kBlockElements;
+        for (int tile = 0; tile < tiles; ++tile) {
+          const int strips =
+              block + half < piece.end ? min(kTileStrips, piece.strips - tile * kTileStrips) : 0;  // that have bytes
+          next(static_cast<uint32_t>(strips * kBlockBytes));
+          if (lane < strips)
+            bulk_copy_evict_first(memory.ring + turn.slot * kSlotBytes + half * kTileBytes + lane * kBlockBytes, from,
+                                  kBlockBytes, memory.full(turn.slot));
+          from += static_cast<int64_t>(kTileStrips) * m.blocks * kBlockElements;
+          turn.advance(1, kSlots);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void cache(const bf16* kv, const Walk& walk, Cursor c) {
+    const chain::Attention& a = p.attention;
+    const int64_t elements = static_cast<int64_t>(kKvPageTokens) * a.head_dim;
+    const auto bytes = static_cast<uint32_t>(elements);  // of half of a page
+    const auto id_of = [&](const Cursor& at) {           // of the lane's page
+      return __ldg(a.page_table + at.b * a.max_pages + min(at.page + lane % kStepPages, at.pages - 1));
+    };
+    int id = walk.done(c) ? 0 : id_of(c);
+    while (!walk.done(c)) {
+      const int pages = step_pages(c);
+      const bf16* from = kv + (static_cast<int64_t>(id) * 2 * a.kv_heads + c.kv_head) * elements + half * elements / 2;
+      walk.advance(c);
+      if (!walk.done(c)) id = id_of(c);
+      for (int value = 0; value < 2; ++value, from += a.kv_heads * elements)
+        for (int page = 0; page < pages; ++page) {
+          next(bytes);
+          if (lane == page)
+            bulk_copy_evict_first(memory.ring + turn.slot * kSlotBytes + half * bytes, from, bytes,
+                                  memory.full(turn.slot));
+          turn.advance(1, kSlots);
+        }
+    }
+  }
+};
+
+// ---- The thread that brings activations.
+
+__device__ __forceinline__ void bring_activations(const Params& p, const Memory& memory) {
+  const auto bytes = static_cast<uint32_t>((p.rows + 7) / 8 * 8 * kBlockCols * sizeof(bf16));
+  Turn turn;
+  for (int i = 0; i <= 4 * p.depth; ++i) {
+    const int phase = phase_of(p, i);
+    const Product& product = p.products[phase];
+    const int stage = phase == kOutput ? 4 : phase == kGateUp ? 6 : phase == kDown ? 7 : 0;  // of the layer
+    Range range(product.m);
+    Piece piece;
+    bool waited = false;
+    while (range.next(product.m, piece)) {
+      if (!waited) {
+        wait_stages(p, 1 + i / 4 * kLayerStages + stage);
+        fence_proxy_async();
+        waited = true;
+      }
+      for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
+        const int halves = min(kSlotBlocks, piece.end - block);
+        mbarrier_wait(memory.x_empty(turn.slot), turn.parity ^ 1);
+        mbarrier_expect(memory.x_full(turn.slot), halves * bytes);
+        for (int half = 0; half < halves; ++half)
+          bulk_copy(memory.x + (turn.slot * kSlotBlocks + half) * kXBytes,
+                    product.x + static_cast<int64_t>(block + half) * (chain::kMaxRows * kBlockCols), bytes,
+                    memory.x_full(turn.slot));
+        turn.advance(1, kXSlots);
+      }
+    }
+  }
+}
+
+// ---- The warpgroups that multiply.
+
+// Sums of a tile: rows b and b + 8 of x, rows n and n + 1 of the matrix from 8 j + 2 (lane % 4) on.
+__device__ __forceinline__ void store_tile(const Params& p, int phase, const float (&sums)[32], const Piece& piece,
+                                           int tile) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, b = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4;
+  const Product& product = p.products[phase];
+  const int strips = piece.strips - tile * kTileStrips, first_strip = piece.strip + tile * kTileStrips;
+  const int column = lane % 4 * 2;
+  if (phase == kGateUp) {
+#pragma unroll
+    for (int j = 0; j < 8; j += 2) {
+      if (j / 2 >= strips) continue;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float y[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float gate = chain::rounded(sums[4 * j + 2 * half + i]);
+          const float silu = chain::rounded(__fdividef(gate, 1 + __expf(-gate)));
+          y[i] = silu * chain::rounded(sums[4 * j + 4 + 2 * half + i]);
+        }
+        if (b + 8 * half < p.rows)
+          *reinterpret_cast<uint32_t*>(p.activated +
+                                       chain::tile_offset(b + 8 * half, (first_strip + j / 2) * 8 + column)) =
+              chain::pack(y[0], y[1]);
+      }
+    }
+    return;
+  }
+  const bool logits = phase == kHead;
+  const int n = first_strip * kStripRows + column, end = logits ? product.n : INT_MAX;
+  int64_t stride = chain::kGroupRows;
+  float* y;
+  if (logits) {
+    stride = product.n;
+    y = p.logits + n;
+  } else {
+    const chain::Split& split = product.m.split;
+    const int group = piece.strip / chain::kGroupStrips,
+              part = group * split.most() + static_cast<int>(blockIdx.x) - split.first(group);
+    y = p.partials + static_cast<int64_t>(part) * p.rows * chain::kGroupRows + n % chain::kGroupRows;
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (b + 8 * half >= p.rows) continue;
+    float* row = y + (b + 8 * half) * stride;
+    const bool aligned = reinterpret_cast<uintptr_t>(row) % sizeof(float2) == 0;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      if (j / 2 >= strips || n + 8 * j >= end) continue;
+      float2 v = {sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]};
+      if (logits) v = {chain::rounded(v.x), chain::rounded(v.y)};
+      if (aligned && n + 8 * j + 1 < end) {
+        *reinterpret_cast<float2*>(row + 8 * j) = v;
+      } else {
+        row[8 * j] = v.x;
+        if (n + 8 * j + 1 < end) row[8 * j + 1] = v.y;
+      }
+    }
+  }
+}
+
+// Sums of `kMine` tiles of this warpgroup, every other one of the piece's.
+template <int kMine>
+__device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& piece, Turn& turn, Turn& x_turn,
+                                          float (&sums)[kTiles][32]) {
+  constexpr int kSteps = kBlockCols / 16;
+  const int lane = static_cast<int>(threadIdx.x) % 32, tiles = piece.tiles();
+  for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
+    int slots[kTiles];
+    uint64_t w[kTiles];
+    mbarrier_wait(memory.x_full(x_turn.slot), x_turn.parity);
+    const uint64_t x = descriptor(memory.x + x_turn.slot * kSlotBlocks * kXBytes);
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) {
+      Turn t = turn;
+      t.advance(2 * i + static_cast<int>(threadIdx.x) / 128, kSlots);
+      slots[i] = t.slot;
+      w[i] = descriptor(memory.ring + t.slot * kSlotBytes);
+      mbarrier_wait(memory.full(t.slot), t.parity);
+    }
+    if (kMine > 0 && block + 1 < piece.end) {
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kSlotBlocks * kSteps; ++k)
+#pragma unroll
+        for (int i = 0; i < kMine; ++i)
+          wgmma(sums[i], x + k / kSteps * (kXBytes >> 4) + k % kSteps * 2,
+                w[i] + k / kSteps * (kTileBytes >> 4) + k % kSteps * 2);
+      wgmma_commit();
+      wgmma_wait();
+    } else if (kMine > 0) {
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+        for (int i = 0; i < kMine; ++i) wgmma(sums[i], x + 2 * k, w[i] + 2 * k);
+      wgmma_commit();
+      wgmma_wait();
+    }
+    if (lane == 0) {
+#pragma unroll
+      for (int i = 0; i < kMine; ++i) free_slot(memory, slots[i]);
+      mbarrier_arrive(memory.x_empty(x_turn.slot));
+    }
+    turn.advance(tiles, kSlots);
+    x_turn.advance(1, kXSlots);
+  }
+}
+
+__device__ __forceinline__ void multiply(const Params& p, const Memory& memory, int phase, Turn& turn, Turn& x_turn) {
+  const chain::Matrix& m = p.products[phase].m;
+  const int group = static_cast<int>(threadIdx.x) / 128;
+  Range range(m);
+  Piece piece;
+  while (range.next(m, piece)) {
+    float sums[kTiles][32];
+#pragma unroll
+    for (auto& tile : sums)
+#pragma unroll
+      for (float& v : tile) v = 0;
+    const int tiles = piece.tiles(), mine = (tiles + 1 - group) / 2;
+    if (mine == 2)
+      sum_piece<2>(memory, piece, turn, x_turn, sums);
+    else if (mine == 1)
+      sum_piece<1>(memory, piece, turn, x_turn, sums);
+    else
+      sum_piece<0>(memory, piece, turn, x_turn, sums);
+#pragma unroll 1  // one copy of the code
+    for (int tile = group; tile < tiles; tile += 2) {
+      store_tile(p, phase, sums[0], piece, tile);
+#pragma unroll
+      for (int i = 0; i < 32; ++i) sums[0][i] = sums[kTiles - 1][i];
+    }
+  }
+}
+
+__device__ __forceinline__ void normalise(const Params& p, const Memory& memory, Stage& stage, const bf16* w,
+                                          int from) {
+  chain::Norm a;
+  a.h = p.h;
+  if (from >= 0) a.partials = {p.partials, p.products[from].m.split, p.rows};  // else h is what the step was given
+  a.w = w;
+  a.x = p.x;
+  a.rows = p.rows;
+  a.width = p.width;
+  a.eps = p.eps;
+  stage.wait();
+  for (int b = static_cast<int>(blockIdx.x); b < p.rows; b += static_cast<int>(gridDim.x)) {
+    chain::add_norm_row(
+        a, b, kConsumers, reinterpret_cast<chain::Four*>(memory.x_data), memory.s->warp_sums, [] {},
+        [] { sync_consumers(); });
+    sync_consumers();
+  }
+  stage.end();
+}
+
+// Items of the warps of the grid.
+template <class Item>
+__device__ __forceinline__ void for_each_item(Stage& stage, int items, const Item& item) {
+  stage.wait();
+  for (int i = static_cast<int>(blockIdx.x) * kConsumerWarps + static_cast<int>(threadIdx.x) / 32; i < items;
+       i += static_cast<int>(gridDim.x) * kConsumerWarps)
+    item(i);
+  stage.end();
+}
+
+template <int kDh, int kHalves>
+__device__ __forceinline__ void consume(const Params& p, const Memory& memory, const Walk& walk, const Cursor& first) {
+  const chain::Attention& a = p.attention;
+  Stage stage{p};
+  Turn turn, x_turn;
+  // Each piece of code stands here once: what a layer executes must stay small, since it runs once a layer, and
+  // instructions that left the caches cost more than they do.
+  for (int i = -1;; ++i) {
+    const int layer = i / 4, phase = phase_of(p, i);
+    if (i >= 0) {
+      stage.wait();
+      multiply(p, memory, phase, turn, x_turn);
+      if (phase == kHead) break;
+      stage.end();
+    }
+    if (phase == kQkv) {
+      const LayerView& view = p.layers[layer];
+      const chain::Partials qkv = {p.partials, p.products[kQkv].m.split, p.rows};
+      for_each_item(stage, chain::rope_items(a),
+                    [&](int item) { chain::rope_append_heads(a, view.kv, qkv, view.bias, item, [] {}); });
+      stage.wait();
+      attend<kDh, kHalves>(a, view.kv, memory, walk, first, turn);
+      stage.end();
+      for_each_item(stage, p.rows * a.heads, [&](int item) { chain::combine_head<kDh>(a, item, [] {}); });
+    } else if (phase != kGateUp) {
+      const int next = (i + 1) / 4;  // layer of the product that follows
+      normalise(p, memory, stage,
+                phase == kOutput ? p.layers[layer].mlp_norm
+                : next < p.depth ? p.layers[next].attention_norm
+                                 : p.norm,
+                i < 0 ? -1 : phase);
+    }
+  }
+}
+
+template <int kDh, int kHalves>
+__global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_constant__ Params p) {
+  extern __shared__ char raw[];
+  char* const base = raw + (1024 - shared_address(raw) % 1024) % 1024;
+  Memory memory;
+  memory.ring_data = base;
+  memory.x_data = base + kSlots * kSlotBytes;
+  memory.ring = shared_address(memory.ring_data);
+  memory.x = shared_address(memory.x_data);
+  memory.s = reinterpret_cast<Shared*>(memory.x_data + kXRing);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kSlots; ++i) {
+      mbarrier_init(memory.full(i), 2);
+      mbarrier_init(memory.empty(i), 4);
+    }
+    for (int i = 0; i < kXSlots; ++i) {
+      mbarrier_init(memory.x_full(i), 1);
+      mbarrier_init(memory.x_empty(i), kConsumerWarps);
+    }
+    fence_barrier_init();
+  }
+  chain::read_lengths(p.attention, memory.s->lengths, lane);
+  __syncthreads();
+  const Walk walk = {p.attention, memory.s->lengths};
+  const Cursor first = walk.first(lane);
+  if (warp < kConsumerWarps) {
+    consume<kDh, kHalves>(p, memory, walk, first);
+  } else if (warp < kConsumerWarps + 2) {
+    Streamer stream{p, memory, lane, warp - kConsumerWarps};
+    for (int i = 0; i <= 4 * p.depth; ++i) {
+      const int layer = i / 4, phase = phase_of(p, i);
+      stream.product(p.products[phase].m, weights_of(p, layer, phase));
+      if (phase == kQkv) stream.cache(p.layers[layer].kv, walk, first);
+    }
+  } else if (lane == 0) {
+    bring_activations(p, memory);
+  }
+}
+
+}  // namespace
+}  // namespace batch
+
+namespace chain {
+
+bool can_decode_at_once(const Decoder& d) {
+  return d.depth <= batch::kMaxLayers && d.norm.dim(0) * static_cast<int64_t>(sizeof(bf16)) <= batch::kXRing;
+}
+
+void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, const Attention& attention,
+                    const Operands& operands) {
+  const auto values = [](const Tensor& t) { return static_cast<bf16*>(t.data); };
+  batch::Params p = {};
+  p.rows = attention.rows;
+  p.depth = static_cast<int>(d.depth);
+  p.width = static_cast<int>(d.norm.dim(0));
+  p.in_flight = batch::kInFlight;
+  p.eps = d.eps;
+  const auto product = [](const Weight& w, bool whole, const bf16* x) {
+    return batch::Product{matrix_of(w, whole), x, static_cast<int>(w.rows())};
+  };
+  const DecoderLayer& first = d.layers[0];
+  p.products[batch::kQkv] = product(first.qkv, false, operands.x);
+  p.products[batch::kOutput] = product(first.output, false, attention.y);
+  p.products[batch::kGateUp] = product(first.gate_up, true, operands.x);
+  p.products[batch::kDown] = product(first.down, false, operands.activated);
+  p.products[batch::kHead] = product(d.head, true, operands.x);
+  p.attention = attention;
+  p.h = values(step.h);
+  p.x = operands.x;
+  p.activated = operands.activated;
+  p.partials = operands.partials;
+  p.logits = step.logits.as<float>();
+  p.norm = values(d.norm);
+  p.head = values(d.head.data[0]);
+  p.arrived = operands.arrived;
+  for (int64_t i = 0; i < d.depth; ++i) {
+    const DecoderLayer& l = d.layers[i];
+    p.layers[i] = {values(l.attention_norm),
+                   values(l.mlp_norm),
+                   values(l.qkv.bias[0]),
+                   {values(l.qkv.data[0]), values(l.output.data[0]), values(l.gate_up.data[0]), values(l.down.data[0])},
+                   values(d.kv_layers[i])};
+  }
+
+  const bool wide = attention.group() > 8;
+  const auto kernel = attention.head_dim == 64 ? (wide ? batch::decode_kernel<64, 2> : batch::decode_kernel<64, 1>)
+                                               : (wide ? batch::decode_kernel<128, 2> : batch::decode_kernel<128, 1>);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, batch::kSharedBytes), "decode");
+  check(cudaMemsetAsync(p.arrived, 0, sizeof(*p.arrived), stream), "decode");
+  cudaLaunchAttribute cooperative = {};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(sm_count()));
+  config.blockDim = dim3(batch::kThreads);
+  config.dynamicSmemBytes = batch::kSharedBytes;
+  config.stream = stream;
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, p), "decode");
+}
+
+}  // namespace chain
+}  // namespace saccade::cuda

@@ -1,0 +1,166 @@
+// What the parts of the batch decode kernel share: its parameters, its shared memory, its ring and its stages.
+#pragma once
+
+#include "kernels/cuda/decode_rows.cuh"
+#include "kernels/cuda/decode_spans.cuh"
+
+namespace saccade::cuda::batch {
+
+using chain::bf16;
+
+constexpr int kConsumers = 256;  // two warpgroups
+constexpr int kConsumerWarps = kConsumers / 32;
+constexpr int kThreads = kConsumers + 3 * 32;  // two warps stream weights and cache, one brings activations
+constexpr int kTileStrips = 4;                 // 64 rows of weights: a tile of wgmma
+constexpr int kSlotBlocks = 2;
+constexpr int kTileBytes = kTileStrips * kBlockBytes;
+constexpr int kSlotBytes = kSlotBlocks * kTileBytes;  // also the keys or values of a page at Dh = 128
+constexpr int kSlots = 10;
+constexpr int kInFlight = kSlots;  // slots on their way from memory at a time
+constexpr int kTiles = 2;          // of a warpgroup at a time
+constexpr int kPassStrips = 2 * kTiles * kTileStrips;
+constexpr int kXBytes = chain::kMaxRows * kBlockCols * 2;  // of a block
+constexpr int kXSlots = 4;
+constexpr int kXRing = kXSlots * kSlotBlocks * kXBytes;
+constexpr int kMaxLayers = 96;
+constexpr int kLayerStages = 9;
+
+enum Phase { kQkv, kOutput, kGateUp, kDown, kHead, kPhases };
+
+// A product of all layers: its matrices' shape, and where its activations are.
+struct Product {
+  chain::Matrix m;          // without its weights
+  const bf16* x = nullptr;  // tiles [K/64,64,64]
+  int n = 0;
+};
+
+struct LayerView {
+  const bf16 *attention_norm, *mlp_norm, *bias;
+  const bf16* weights[4];  // by phase
+  bf16* kv;
+};
+
+struct Params {
+  int rows, depth, width, in_flight;  // kInFlight
+  float eps;
+  Product products[kPhases];
+  chain::Attention attention;  // kv is in the layers
+  bf16 *h, *x, *activated;     // [B,D]; tiles of [B,D] and [B,F]
+  float *partials, *logits;
+  const bf16 *norm, *head;
+  unsigned* arrived;  // CTAs at the ends of all stages so far
+  LayerView layers[kMaxLayers];
+};
+
+// Behind the ring of activations, which is free during attention and norms.
+struct Shared {
+  uint64_t full[kSlots], empty[kSlots], x_full[kXSlots], x_empty[kXSlots];
+  float warp_sums[kConsumerWarps];
+  chain::Lengths lengths;
+};
+constexpr int kSharedBytes = 1024 + kSlots * kSlotBytes + kXRing + static_cast<int>(sizeof(Shared));
+static_assert(kSharedBytes <= 227 * 1024);
+
+// A ring's slot and the parity of its turn.
+struct Turn {
+  int slot = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance(int by, int slots) {
+    slot += by;
+    if (slot >= slots) {
+      slot -= slots;
+      parity ^= 1;
+    }
+  }
+};
+
+struct Memory {
+  uint32_t ring, x;
+  char *ring_data, *x_data;  // the same places
+  Shared* s;
+
+  __device__ __forceinline__ uint32_t full(int slot) const { return shared_address(&s->full[slot]); }
+  __device__ __forceinline__ uint32_t empty(int slot) const { return shared_address(&s->empty[slot]); }
+  __device__ __forceinline__ uint32_t x_full(int slot) const { return shared_address(&s->x_full[slot]); }
+  __device__ __forceinline__ uint32_t x_empty(int slot) const { return shared_address(&s->x_empty[slot]); }
+};
+
+// By one lane of each of the four warps that have read the slot.
+__device__ __forceinline__ void free_slot(const Memory& memory, int slot) { mbarrier_arrive(memory.empty(slot)); }
+
+// Rows of W and blocks of K that are summed in one go.
+struct Piece {
+  int strip, strips, begin, end;
+
+  __device__ __forceinline__ int tiles() const { return (strips + kTileStrips - 1) / kTileStrips; }
+};
+
+// What a CTA has of a product: strips, or units of its split.
+struct Range {
+  int cursor = 0, last = 0;
+
+  __device__ __forceinline__ explicit Range(const chain::Matrix& m) {
+    const int cta = static_cast<int>(blockIdx.x);
+    if (cta >= m.split.ctas) return;
+    const int units = m.whole ? m.strips : m.split.units();
+    cursor = units * cta / m.split.ctas;
+    last = units * (cta + 1) / m.split.ctas;
+  }
+  __device__ __forceinline__ bool next(const chain::Matrix& m, Piece& p) {
+    const int left = last - cursor;
+    if (left <= 0) return false;
+    if (m.whole) {
+      const int passes = (left + kPassStrips - 1) / kPassStrips;
+      p = {cursor, (left + passes - 1) / passes, 0, m.blocks};
+      cursor += p.strips;
+    } else {
+      const int group = cursor / m.blocks, begin = cursor % m.blocks;
+      p = {group * chain::kGroupStrips, min(chain::kGroupStrips, m.strips - group * chain::kGroupStrips), begin,
+           min(m.blocks, begin + left)};
+      cursor += p.end - p.begin;
+    }
+    return true;
+  }
+};
+
+__device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
+
+// ---- Stages. A stage may read what earlier ones wrote once all CTAs have arrived at their ends.
+
+__device__ __forceinline__ unsigned load_acquire(const unsigned* from) {
+  unsigned v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
+  return v;
+}
+// One thread: until `stages` stages are done.
+__device__ __forceinline__ void wait_stages(const Params& p, int stages) {
+  const unsigned all = static_cast<unsigned>(stages) * gridDim.x;
+  while (load_acquire(p.arrived) < all) {
+  }
+}
+
+// The stage that the consumers of a CTA are in; all of them call its functions. Each stage is waited for: an end before
+// its time would be counted for another.
+struct Stage {
+  const Params& p;
+  int index = 0;
+  bool open = true;
+
+  // Returns when the stages before it are done.
+  __device__ __forceinline__ void wait() {
+    if (open) return;
+    if (threadIdx.x == 0) wait_stages(p, index);
+    sync_consumers();
+    open = true;
+  }
+  __device__ __forceinline__ void end() {
+    fence_proxy_async();  // bulk copies will read what was written, and overwrite what was read
+    sync_consumers();
+    if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p.arrived) : "memory");
+    ++index;
+    open = false;
+  }
+};
+
+}  // namespace saccade::cuda::batch
