@@ -16,6 +16,7 @@
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode_batch_attention.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace saccade::cuda {
 namespace batch {
@@ -37,9 +38,6 @@ __device__ __forceinline__ void wgmma(float (&d)[32], uint64_t a, uint64_t b) {
       : SACCADE_ACC8(d, 0), SACCADE_ACC8(d, 8), SACCADE_ACC8(d, 16), SACCADE_ACC8(d, 24)
       : "l"(a), "l"(b));
 }
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
 // Of the i-th product; before the first one -1.
 __device__ __forceinline__ int phase_of(const Params& p, int i) { return i < 4 * p.depth ? i % 4 : kHead; }
@@ -237,7 +235,7 @@ __device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& pie
           wgmma(sums[i], x + k / kSteps * (kXBytes >> 4) + k % kSteps * 2,
                 w[i] + k / kSteps * (kTileBytes >> 4) + k % kSteps * 2);
       wgmma_commit();
-      wgmma_wait();
+      wgmma_wait<0>();
     } else if (kMine > 0) {
       wgmma_fence();
 #pragma unroll
@@ -245,7 +243,7 @@ __device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& pie
 #pragma unroll
         for (int i = 0; i < kMine; ++i) wgmma(sums[i], x + 2 * k, w[i] + 2 * k);
       wgmma_commit();
-      wgmma_wait();
+      wgmma_wait<0>();
     }
     if (lane == 0) {
 #pragma unroll

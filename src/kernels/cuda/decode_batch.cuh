@@ -16,8 +16,8 @@ constexpr int kSlotBlocks = 2;
 constexpr int kTileBytes = kTileStrips * kBlockBytes;
 constexpr int kSlotBytes = kSlotBlocks * kTileBytes;  // also the keys or values of a page at Dh = 128
 constexpr int kSlots = 10;
-constexpr int kInFlight = kSlots;  // slots on their way from memory at a time
-constexpr int kTiles = 2;          // of a warpgroup at a time
+constexpr int kInFlight = 3;  // slots on their way from memory at a time: more are 1% slower
+constexpr int kTiles = 2;     // of a warpgroup at a time
 constexpr int kPassStrips = 2 * kTiles * kTileStrips;
 constexpr int kXBytes = chain::kMaxRows * kBlockCols * 2;  // of a block
 constexpr int kXSlots = 4;
