@@ -14,6 +14,7 @@ Exit code 1 if anything differs by more. Reference versions: vLLM 0.26.0, torch 
 """
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import subprocess
@@ -60,11 +61,10 @@ def one_id_a_picture(ids, image_id, counts):
     return out
 
 
-def vllm_logprobs(args, prompts):
-    """For each (ids, pictures) the ids as vLLM sees them, and of each place {id: log-probability}."""
-    from vllm import LLM, SamplingParams
+def start_vllm(args):
+    from vllm import LLM
 
-    llm = LLM(
+    return LLM(
         model=str(args.checkpoint),
         dtype="bfloat16",
         enforce_eager=True,
@@ -75,6 +75,12 @@ def vllm_logprobs(args, prompts):
         mm_processor_cache_gb=0,
         hf_overrides={"architectures": ["DeepseekVLV2ForCausalLM"]},
     )
+
+
+def vllm_logprobs(llm, prompts):
+    """For each (ids, pictures) the ids as vLLM sees them, and of each place {id: log-probability}."""
+    from vllm import SamplingParams
+
     requests = []
     for ids, pictures in prompts:
         request = {"prompt_token_ids": ids}
@@ -97,6 +103,23 @@ def float_logprobs(model, ids, media, image_id, prompt):
         x, _ = model.layer(i, x, positions)
     x = rms_norm(x[prompt - 1 : -1], model.w["language.model.norm.weight"], model.config.language["rms_norm_eps"])
     return F.log_softmax(F.linear(x, model.w["language.lm_head.weight"]), -1).numpy()
+
+
+def answer_all(args):
+    """By Saccade, and the float32 reference's reading of it: (name, pictures, ids that vLLM takes, answer, reference)."""
+    processor, model = Processor(args.checkpoint), Model.load(args.checkpoint, torch.float32)
+    done = []
+    for name, pictures, question in cases(args.pictures):
+        content = [{"type": "image", "path": str(p)} for p in pictures] + [{"type": "text", "text": question}]
+        ids, media = processor.prepare([{"role": "user", "content": content}])
+        answer = saccade(args, question, pictures)
+        if answer["prompt_token_ids"] != ids:
+            raise RuntimeError(f"{name}: Saccade's prompt ids differ from deepseek_vl2.py's")
+        short = one_id_a_picture(ids, processor.image_id, [processor.image_tokens(*crop) for _, crop in media])
+        reference = float_logprobs(model, ids + answer["token_ids"], media, processor.image_id, len(ids))
+        done.append((name, pictures, short + answer["token_ids"], answer, reference))
+        print(f"{name}: {len(ids)} tokens, answered and read", flush=True)
+    return done
 
 
 def compare(name, answer, theirs, reference):
@@ -133,28 +156,18 @@ def main():
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
 
-    processor = Processor(args.checkpoint)
-    answers, prompts, read = [], [], []
-    for name, pictures, question in cases(args.pictures):
-        content = [{"type": "image", "path": str(p)} for p in pictures] + [{"type": "text", "text": question}]
-        ids, media = processor.prepare([{"role": "user", "content": content}])
-        answer = saccade(args, question, pictures)
-        if answer["prompt_token_ids"] != ids:
-            sys.exit(f"{name}: Saccade's prompt ids differ from deepseek_vl2.py's")
-        short = one_id_a_picture(ids, processor.image_id, [processor.image_tokens(*crop) for _, crop in media])
-        answers.append((name, answer))
-        prompts.append((short + answer["token_ids"], pictures))
-        read.append((ids, media))
-
-    seen = vllm_logprobs(args, prompts)
-    model = Model.load(args.checkpoint, torch.float32)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # vLLM takes a minute or more to start
+        answering = pool.submit(answer_all, args)
+        llm = start_vllm(args)
+        done = answering.result()
+    seen = vllm_logprobs(llm, [(ids, pictures) for _, pictures, ids, _, _ in done])
     results = []
     print("error of log-probabilities against float32, Saccade / vLLM")
     print(f"{'prompt':<16}{'tokens':>7}{'spread':>8}  {'median':<26}{'90th of 100':<22}best tokens")
-    for (name, answer), (ids, media), (vllm_ids, theirs) in zip(answers, read, seen):
+    for (name, _, _, answer, reference), (vllm_ids, theirs) in zip(done, seen):
+        ids = answer["prompt_token_ids"]
         if vllm_ids != ids + answer["token_ids"]:
             sys.exit(f"{name}: vLLM's prompt ids differ: {len(vllm_ids)} of {len(ids) + len(answer['token_ids'])}")
-        reference = float_logprobs(model, vllm_ids, media, processor.image_id, len(ids))
         result = compare(name, answer, theirs[len(ids) :], reference)
         results.append(result)
         (a, b), (c, d) = result["median_error"], result["p90_error"]
