@@ -113,8 +113,9 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
       }
   }
   // The largest key with its id, all bits for bad ones; and the least of the warps' and of the lanes' largest keys.
-  Pair ends = outermost(Pair{u64{bad ? kAll : most} << 32 | ~best, u64{most}});
-  ends.b = ends.a & 0xffffffff00000000u | static_cast<uint32_t>(ends.b);
+  const auto unless_empty = [](uint32_t key) { return key == 0 ? kAll : key; };
+  Pair ends = outermost(Pair{u64{bad ? kAll : most} << 32 | ~best, unless_empty(most)});
+  ends.b = u64{unless_empty(static_cast<uint32_t>(ends.a >> 32))} << 32 | static_cast<uint32_t>(ends.b);
   if (team.lane == 0) {
     tops[team.warp] = ends;
     if constexpr (kFew) scratch.warp_tops[team.warp] = static_cast<uint32_t>(ends.a >> 32);
@@ -175,10 +176,10 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
         // What is lighter than (1 - top_p) / 2V is not reached, see engine/sampler.cpp; half of that for logf's sake.
         const float negligible = __logf((1 - row.top_p) / (4.0f * static_cast<float>(vocab))) * row.temperature;
         low = max(kept.key, key_of(value_of(top_key) + negligible));
-      } else if (row.top_k <= kCtas * T::kWarps) {
-        // Every warp, and below every lane, has a key that is not below the least of their largest.
+      } else if (row.top_k <= vocab / length) {
+        // Every warp, and below every lane, that has keys has one that is not below the least of their largest.
         low = max(low, static_cast<uint32_t>(ends.b >> 32));
-      } else if (row.top_k <= kCtas * T::kThreads) {
+      } else if (row.top_k <= vocab / share) {
         low = max(low, static_cast<uint32_t>(ends.b));
       }
       const Border border = search(
