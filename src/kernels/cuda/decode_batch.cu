@@ -16,28 +16,11 @@
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode_batch_attention.cuh"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/linear_wgmma.cuh"
 
 namespace saccade::cuda {
 namespace batch {
 namespace {
-
-// Operands whose rows are 128 bytes, swizzled, groups of eight rows 1024 bytes apart.
-__device__ __forceinline__ uint64_t descriptor(uint32_t address) {
-  return (static_cast<uint64_t>(1) << 62) | (static_cast<uint64_t>(1024 >> 4) << 32) |
-         (static_cast<uint64_t>(1) << 16) | ((address & 0x3ffff) >> 4);
-}
-#define SACCADE_ACC8(d, i)                                                                                    \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
-      "+f"(d[i + 7])
-__device__ __forceinline__ void wgmma(float (&d)[32], uint64_t a, uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, 1, 1, 1, 0, 0;"
-      : SACCADE_ACC8(d, 0), SACCADE_ACC8(d, 8), SACCADE_ACC8(d, 16), SACCADE_ACC8(d, 24)
-      : "l"(a), "l"(b));
-}
 
 // Of the i-th product; before the first one -1.
 __device__ __forceinline__ int phase_of(const Params& p, int i) { return i < 4 * p.depth ? i % 4 : kHead; }
@@ -217,13 +200,13 @@ __device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& pie
     int slots[kTiles];
     uint64_t w[kTiles];
     mbarrier_wait(memory.x_full(x_turn.slot), x_turn.parity);
-    const uint64_t x = descriptor(memory.x + x_turn.slot * kSlotBlocks * kXBytes);
+    const uint64_t x = matrix_descriptor(memory.x + x_turn.slot * kSlotBlocks * kXBytes);
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
       Turn t = turn;
       t.advance(2 * i + static_cast<int>(threadIdx.x) / 128, kSlots);
       slots[i] = t.slot;
-      w[i] = descriptor(memory.ring + t.slot * kSlotBytes);
+      w[i] = matrix_descriptor(memory.ring + t.slot * kSlotBytes);
       mbarrier_wait(memory.full(t.slot), t.parity);
     }
     if (kMine > 0 && block + 1 < piece.end) {
@@ -232,8 +215,8 @@ __device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& pie
       for (int k = 0; k < kSlotBlocks * kSteps; ++k)
 #pragma unroll
         for (int i = 0; i < kMine; ++i)
-          wgmma(sums[i], x + k / kSteps * (kXBytes >> 4) + k % kSteps * 2,
-                w[i] + k / kSteps * (kTileBytes >> 4) + k % kSteps * 2);
+          wgmma<64>(sums[i], x + k / kSteps * (kXBytes >> 4) + k % kSteps * 2,
+                    w[i] + k / kSteps * (kTileBytes >> 4) + k % kSteps * 2, 1);
       wgmma_commit();
       wgmma_wait<0>();
     } else if (kMine > 0) {
@@ -241,7 +224,7 @@ __device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& pie
 #pragma unroll
       for (int k = 0; k < kSteps; ++k)
 #pragma unroll
-        for (int i = 0; i < kMine; ++i) wgmma(sums[i], x + 2 * k, w[i] + 2 * k);
+        for (int i = 0; i < kMine; ++i) wgmma<64>(sums[i], x + 2 * k, w[i] + 2 * k, 1);
       wgmma_commit();
       wgmma_wait<0>();
     }
