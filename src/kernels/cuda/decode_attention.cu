@@ -16,12 +16,13 @@ namespace saccade::cuda::chain {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
+constexpr int kStages = 2;  // 82 KB at Dh = 128
 
 template <int kDh>
 constexpr int page_bytes() {
   return kKvPageTokens * kDh * 2;
 }
-template <int kDh, int kStages>
+template <int kDh>
 struct Stage {
   static constexpr int kPageBytes = page_bytes<kDh>();
   static constexpr int kQueryBytes = kQueryRows * kDh * 2;
@@ -68,9 +69,9 @@ __device__ __forceinline__ void page_ids(const Attention& a, const Cursor& c, in
     ids[p] = c.b < a.rows ? a.page_table[c.b * a.max_pages + min(c.page + p, c.pages - 1)] : 0;
 }
 
-template <int kDh, int kStages>
+template <int kDh>
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) {
-  using S = Stage<kDh, kStages>;
+  using S = Stage<kDh>;
   extern __shared__ __align__(1024) char raw[];
   __shared__ Lengths lengths;
   float* const scores = reinterpret_cast<float*>(raw + kStages * S::kBytes);
@@ -163,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
       for (int k = 0; k < kStepTokens / 8; ++k) {
         const float x = exp2f(s[k].x - highest), y = exp2f(s[k].y - highest);
         sum += x + y;
-        weights[k / 2][k % 2 * 2 + half] = pack(x, y);
+        weights[k / 2][k % 2 * 2 + half] = pack_bf16(x, y);
       }
       sum += __shfl_xor_sync(~0u, sum, 1);
       sum += __shfl_xor_sync(~0u, sum, 2);
@@ -209,23 +210,22 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
   cp_async_wait<0>();
 }
 
-template <int kDh, int kStages>
+template <int kDh>
 void launch_attend(Stream stream, const Attention& a) {
-  constexpr int kShared = Stage<kDh, kStages>::kShared;
+  constexpr int kShared = Stage<kDh>::kShared;
   static const bool ready = [] {
-    check(cudaFuncSetAttribute(attend_kernel<kDh, kStages>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+    check(cudaFuncSetAttribute(attend_kernel<kDh>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
           "shared memory");
     return true;
   }();
   (void)ready;
-  launch_pdl("decode: attention", attend_kernel<kDh, kStages>, dim3(sm_count()), dim3(kThreads), kShared, stream, a);
+  launch_pdl("decode: attention", attend_kernel<kDh>, dim3(sm_count()), dim3(kThreads), kShared, stream, a);
 }
 
 }  // namespace
 
 void attend(Stream stream, const Attention& a) {
-  constexpr int kStages = 2;  // 82 KB at Dh = 128
-  a.head_dim == 64 ? launch_attend<64, kStages>(stream, a) : launch_attend<128, kStages>(stream, a);
+  a.head_dim == 64 ? launch_attend<64>(stream, a) : launch_attend<128>(stream, a);
 }
 
 }  // namespace saccade::cuda::chain

@@ -152,7 +152,7 @@ __device__ __forceinline__ void store_tile(const Params& p, int phase, const flo
         if (b + 8 * half < p.rows)
           *reinterpret_cast<uint32_t*>(p.activated +
                                        chain::tile_offset(b + 8 * half, (first_strip + j / 2) * 8 + column)) =
-              chain::pack(y[0], y[1]);
+              pack_bf16(y[0], y[1]);
       }
     }
     return;

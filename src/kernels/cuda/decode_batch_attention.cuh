@@ -90,7 +90,7 @@ struct Weighted {
       for (int j = 0; j < 2; ++j) {
         const float x = exp2f(s[j][2 * half] - base), y = exp2f(s[j][2 * half + 1] - base);
         total[half] += x + y;
-        weights[2 * j + half] = chain::pack(x, y);
+        weights[2 * j + half] = pack_bf16(x, y);
       }
     }
     if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1))

@@ -128,9 +128,5 @@ __device__ __forceinline__ void sync_warps() { asm volatile("bar.sync 1, %0;" ::
 __device__ __forceinline__ float rounded(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
 __device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000); }
-__device__ __forceinline__ uint32_t pack(float a, float b) {  // rounds
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-  return reinterpret_cast<const uint32_t&>(pair);
-}
 
 }  // namespace saccade::cuda::persistent

@@ -167,7 +167,7 @@ __device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
         total += e[i][j].x + e[i][j].y;
       }
       if (!has_columns) continue;
-      const uint32_t a0 = pack(e[i][0].x, e[i][0].y), a2 = pack(e[i][1].x, e[i][1].y);
+      const uint32_t a0 = pack_bf16(e[i][0].x, e[i][0].y), a2 = pack_bf16(e[i][1].x, e[i][1].y);
       uint32_t v[4];  // tokens 16 i + 0..7 and 8..15 of columns 0..7, then of 8..15
       ldmatrix_x4_trans(v, shared_address(kv_chunk(values, 16 * i + t.lane % 16, 2 * t.warp + t.lane / 16)));
       mma_16x8x16(y[0], {a0, 0, a2, 0}, v[0], v[1]);
@@ -243,7 +243,7 @@ __device__ __forceinline__ bool combine(Thread& t) {
         all.x += part.x, all.y += part.y;
       }
       publish(of_turn(p.attended, t.turn, p.q_width) + i * p.head_dim + 2 * threadIdx.x,
-              pack(all.x / sum, all.y / sum));
+              pack_bf16(all.x / sum, all.y / sum));
     }
 #pragma unroll
     for (int j = 0; j < kParts; ++j)

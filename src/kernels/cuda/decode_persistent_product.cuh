@@ -78,7 +78,7 @@ __device__ __forceinline__ void normalise(uint4& x, const uint4& weight, float s
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     uint32_t& pair = (&x.x)[i];
-    const uint32_t scaled = pack(low(pair) * scale, high(pair) * scale), w = (&weight.x)[i];
+    const uint32_t scaled = pack_bf16(low(pair) * scale, high(pair) * scale), w = (&weight.x)[i];
     const __nv_bfloat162 product =
         __hmul2(reinterpret_cast<const __nv_bfloat162&>(scaled), reinterpret_cast<const __nv_bfloat162&>(w));
     pair = reinterpret_cast<const uint32_t&>(product);

@@ -153,11 +153,6 @@ __device__ __forceinline__ void rope_append_heads(const Attention& a, bf16* kv, 
   }
 }
 
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&v);
-}
-
 // Spans of a query head of one row, by a warp.
 template <int kDh, class Wait>
 __device__ __forceinline__ void combine_head(const Attention& a, int item, const Wait& wait) {
@@ -187,7 +182,7 @@ __device__ __forceinline__ void combine_head(const Attention& a, int item, const
     for (int k = 0; k < kValues; ++k) sums[k] = sums[k] * shrink + weight * x[k];
   }
   uint32_t packed[kValues / 2];
-  for (int k = 0; k < kValues; k += 2) packed[k / 2] = pack(sums[k] / total, sums[k + 1] / total);
+  for (int k = 0; k < kValues; k += 2) packed[k / 2] = pack_bf16(sums[k] / total, sums[k + 1] / total);
   uint32_t* to = reinterpret_cast<uint32_t*>(a.y + tile_offset(b, head * kDh + lane * kValues));
   for (int k = 0; k < kValues / 2; ++k) to[k] = packed[k];
 }

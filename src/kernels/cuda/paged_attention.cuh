@@ -153,11 +153,6 @@ __device__ __forceinline__ void multiply_rows(float (&o)[kBlocks][4], const floa
     for (int e = 0; e < 4; ++e) o[n][e] *= factor[e / 2];
 }
 
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
-}
-
 // Weights of columns [16 k, 16 k + 16) as a fragment of the left operand.
 template <int kBlocks>
 __device__ __forceinline__ void pack_weights(const float (&s)[kBlocks][4], int k, uint32_t (&p)[4]) {
