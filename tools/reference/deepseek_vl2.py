@@ -487,8 +487,9 @@ class Model:
         )
         return x + (moe(y, w.under("mlp."), config) if routed else swiglu(y, w.under("mlp."))), cache
 
-    def forward(self, x, caches=None, tap=no_tap):
-        """Embeddings [T, D] that follow what the caches hold, to float32 logits of the last row [1, V] and caches."""
+    def forward(self, x, caches=None, tap=no_tap, rows=1):
+        """Embeddings [T, D] that follow what the caches hold, to float32 logits of the last `rows` [rows, V]
+        and caches."""
         config = self.config.language
         caches = caches or [None] * config["num_hidden_layers"]
         past = 0 if caches[0] is None else caches[0][0].shape[-2]
@@ -498,7 +499,7 @@ class Model:
             x, cache = self.layer(i, x, positions, cache)
             tap(f"text.layer.{i}", x)
             after.append(cache)
-        x = rms_norm(x[-1:], self.w["language.model.norm.weight"], config["rms_norm_eps"])
+        x = rms_norm(x[-rows:], self.w["language.model.norm.weight"], config["rms_norm_eps"])
         head = "language.model.embed_tokens" if config["tie_word_embeddings"] else "language.lm_head"
         logits = F.linear(x, self.w[head + ".weight"]).float()
         tap("text.logits", logits)

@@ -25,7 +25,6 @@ import json
 import math
 import pathlib
 import shutil
-import subprocess
 import sys
 import time
 import zlib
@@ -39,6 +38,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import make_random_checkpoint as shapes
+import saccade_run
 
 BOUND = 1.5
 TINY = pathlib.Path(__file__).resolve().parents[2] / "models" / "tiny-qwen2.5-vl"
@@ -174,16 +174,7 @@ class Inputs:
 
 def saccade(args, model, case, extra):
     _, images, frames, question = case
-    command = [args.saccade, "run", model, "--device", args.device, "--json", "--quiet", "--temperature", "0",
-               "--ignore-eos", "--prompt", question, *extra]
-    for path in images:
-        command += ["--image", path]
-    if frames:
-        command += ["--frames", ",".join(map(str, frames)), "--fps", "1"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=args.timeout)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}\nexit code {done.returncode}: {done.stderr}")
-    return json.loads(done.stdout)
+    return saccade_run.answer(args.saccade, model, question, extra, images, frames, args.device, args.timeout)
 
 
 class Stages:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compares Saccade with vLLM on a DeepSeek-VL2 checkpoint: text, one picture in tiles, two pictures, three without tiles.
+"""Compares Saccade with vLLM on a DeepSeek-VL2 checkpoint: text, one picture in tiles, two pictures, three
+without tiles.
 
   make_random_deepseek_vl2.py DIR --size small --spread --set language_config.num_hidden_layers=4 \\
       --set language_config.n_routed_experts=12
@@ -7,8 +8,8 @@
 
 vLLM builds the published vision tower whatever config.json says of it, so the tower has its full size. Saccade answers
 greedily in bfloat16 on the CPU; vLLM (bfloat16, a GPU) and deepseek_vl2.py (float32, CPU) read prompt and answer.
-Prompt ids must be equal in all three: the numbers of tiles and tokens are vLLM's own. The errors of the log-probabilities
-of the likeliest tokens against float32 are compared; the median must be at most BOUND times that of vLLM. Means say
+Prompt ids must be equal in all three: the numbers of tiles and tokens are vLLM's own. The errors of the
+log-probabilities of the likeliest tokens against float32 are compared; the median must be at most BOUND times that of vLLM. Means say
 little, since a close choice of experts may fall either way.
 Exit code 1 if anything differs by more. Reference versions: vLLM 0.26.0, torch 2.11.0.
 """
@@ -17,7 +18,6 @@ import argparse
 import concurrent.futures
 import json
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from deepseek_vl2 import Model, Processor, rms_norm
+import saccade_run
+from deepseek_vl2 import Model, Processor
 
 BOUND = 1.5
 TOP = 20
@@ -39,17 +40,6 @@ def cases(pictures):
         ("two pictures", [first, second], "What is different in these pictures?"),
         ("three pictures", [first, second, first], "Which of these pictures are alike?"),
     ]
-
-
-def saccade(args, question, pictures):
-    command = [args.saccade, "run", args.checkpoint, "--device", "cpu", "--json", "--quiet", "--temperature", "0"]
-    command += ["--ignore-eos", "--max-tokens", args.tokens, "--logprobs", TOP, "--prompt", question]
-    for path in pictures:
-        command += ["--image", path]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout)
 
 
 def one_id_a_picture(ids, image_id, counts):
@@ -95,29 +85,27 @@ def vllm_logprobs(llm, prompts):
 
 
 @torch.no_grad()
-def float_logprobs(model, ids, media, image_id, prompt):
-    """[answer, V] of the tokens after the first `prompt`."""
-    x = model.embed(ids, media, image_id)
-    positions = torch.arange(len(x))
-    for i in range(model.config.language["num_hidden_layers"]):
-        x, _ = model.layer(i, x, positions)
-    x = rms_norm(x[prompt - 1 : -1], model.w["language.model.norm.weight"], model.config.language["rms_norm_eps"])
-    return F.log_softmax(F.linear(x, model.w["language.lm_head.weight"]), -1).numpy()
+def float_logprobs(model, ids, media, image_id, answer):
+    """[answer, V] of the last `answer` tokens."""
+    logits, _ = model.forward(model.embed(ids, media, image_id), rows=answer + 1)
+    return F.log_softmax(logits[:-1], -1).numpy()
 
 
 def answer_all(args):
-    """By Saccade, and the float32 reference's reading of it: (name, pictures, ids that vLLM takes, answer, reference)."""
+    """By Saccade, and float32's reading of it: (name, pictures, ids that vLLM takes, answer, log-probabilities)."""
     processor, model = Processor(args.checkpoint), Model.load(args.checkpoint, torch.float32)
+    extra = ["--max-tokens", args.tokens, "--logprobs", TOP]
     done = []
     for name, pictures, question in cases(args.pictures):
         content = [{"type": "image", "path": str(p)} for p in pictures] + [{"type": "text", "text": question}]
         ids, media = processor.prepare([{"role": "user", "content": content}])
-        answer = saccade(args, question, pictures)
+        answer = saccade_run.answer(args.saccade, args.checkpoint, question, extra, pictures)
         if answer["prompt_token_ids"] != ids:
             raise RuntimeError(f"{name}: Saccade's prompt ids differ from deepseek_vl2.py's")
         short = one_id_a_picture(ids, processor.image_id, [processor.image_tokens(*crop) for _, crop in media])
-        reference = float_logprobs(model, ids + answer["token_ids"], media, processor.image_id, len(ids))
-        done.append((name, pictures, short + answer["token_ids"], answer, reference))
+        tokens = answer["token_ids"]
+        reference = float_logprobs(model, ids + tokens, media, processor.image_id, len(tokens))
+        done.append((name, pictures, short + tokens, answer, reference))
         print(f"{name}: {len(ids)} tokens, answered and read", flush=True)
     return done
 
