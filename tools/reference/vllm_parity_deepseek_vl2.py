@@ -6,11 +6,11 @@ without tiles.
       --set language_config.n_routed_experts=12
   vllm_parity_deepseek_vl2.py build/cpu/apps/saccade DIR PICTURE PICTURE [--json FILE]
 
-vLLM builds the published vision tower whatever config.json says of it, so the tower has its full size. Saccade answers
-greedily in bfloat16 on the CPU; vLLM (bfloat16, a GPU) and deepseek_vl2.py (float32, CPU) read prompt and answer.
-Prompt ids must be equal in all three: the numbers of tiles and tokens are vLLM's own. The errors of the
-log-probabilities of the likeliest tokens against float32 are compared; the median must be at most BOUND times that of vLLM. Means say
-little, since a close choice of experts may fall either way.
+vLLM builds the published vision tower whatever config.json says of it, so the tower has its full size. Saccade
+answers greedily in bfloat16 on the CPU; vLLM (bfloat16, a GPU) and deepseek_vl2.py (float32, CPU) read prompt and
+answer. Prompt ids must be equal in all three: the numbers of tiles and tokens are vLLM's own. The errors of the
+log-probabilities of the likeliest tokens against float32 are compared; the median must be at most BOUND times that of
+vLLM. Means say little, since a close choice of experts may fall either way.
 Exit code 1 if anything differs by more. Reference versions: vLLM 0.26.0, torch 2.11.0.
 """
 
