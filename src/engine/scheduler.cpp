@@ -54,21 +54,19 @@ std::vector<Chunk> Scheduler::schedule() const {
   for (const auto& s : running_)
     if (s->prefilling()) chunks.push_back({s, 0});
 
-  int64_t budget = max_batch_tokens_ - static_cast<int64_t>(decodes);
-  const auto wanted = [](const Chunk& c) { return c.sequence->prompt_length() - c.sequence->cached - c.tokens; };
-  for (;;) {
-    const auto prefills = std::span(chunks).subspan(decodes);
-    const int64_t hungry = std::count_if(prefills.begin(), prefills.end(), [&](auto& c) { return wanted(c) > 0; });
-    if (hungry == 0 || budget == 0) break;
-    const int64_t share = std::max<int64_t>(1, budget / hungry);
-    for (Chunk& c : prefills) {
-      const int64_t n = std::min({share, wanted(c), budget});
-      c.tokens += n;
-      budget -= n;
-    }
-  }
+  // The oldest prompt first, with half a step or what the others leave, then those that need least.
+  const auto wanted = [](const Chunk& c) { return c.sequence->prompt_length() - c.sequence->cached; };
+  const auto prefills = std::span(chunks).subspan(decodes);
+  const auto younger = prefills.subspan(std::min<size_t>(prefills.size(), 1));
+  std::ranges::stable_sort(younger, {}, wanted);
+  int64_t budget = max_batch_tokens_ - static_cast<int64_t>(decodes), others = 0;
+  for (const Chunk& c : younger) others += wanted(c);
   MediaBudget media(decodes > 0 ? max_batch_tokens_ / 2 : std::numeric_limits<int64_t>::max());
-  for (Chunk& c : std::span(chunks).subspan(decodes)) c.tokens = media.cut(*c.sequence, c.tokens);
+  for (Chunk& c : prefills) {
+    const int64_t most = &c == prefills.data() ? std::max((budget + 1) / 2, budget - others) : budget;
+    c.tokens = media.cut(*c.sequence, std::min(wanted(c), most));
+    budget -= c.tokens;
+  }
   std::erase_if(chunks, [](const Chunk& c) { return c.tokens == 0; });
   return chunks;
 }

@@ -3,8 +3,10 @@
 // Admission is first come, first served among prepared requests, and only when the pages of the whole prompt and of
 // every token it may generate can be reserved: an admitted sequence never waits for memory, so nothing can deadlock.
 //
-// A step takes one token of every decoding sequence, then shares what is left of the token budget equally among the
-// prompts being prefilled; what one does not need goes to the others, so a short prompt does not wait for a long one.
+// A step takes one token of every decoding sequence. Of what is left of the token budget, the oldest prompt being
+// prefilled has half, or what the others do not need, and those that need least come next: a short prompt does not wait
+// for a long one, and a long one is not overtaken for ever. Equal prompts are read one after the other, not all at once
+// to the end.
 // While anything decodes, the pictures that a step starts have at most half as many tokens as it may have, or there is
 // one: the vision tower cannot be cut into chunks, and its tokens take about as long as those of prompts.
 #pragma once

@@ -64,18 +64,37 @@ TEST_F(SchedulerTest, AdmitsInOrderWhatFitsWithItsWholeAnswer) {
   EXPECT_EQ(scheduler.running(), 3u);
 }
 
-TEST_F(SchedulerTest, DecodesFirstThenEqualShares) {
+TEST_F(SchedulerTest, DecodesThenTheOldestThenTheShortest) {
   Scheduler scheduler(kv_, 8, 32);
   std::vector<SequencePtr> s;
-  for (const int64_t prompt : {5, 100, 3, 5, 100}) s.push_back(make(prompt));
+  for (const int64_t prompt : {5, 100, 30, 3, 5, 9}) s.push_back(make(prompt));
   for (const auto& sequence : s) scheduler.add(sequence);
   scheduler.admit();
   start_decoding(*s[0]);
-  start_decoding(*s[3]);
-  // 30 left for 100, 3 and 100.
-  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1), Pair(3, 1), Pair(1, 14), Pair(2, 3), Pair(4, 13)));
+  start_decoding(*s[4]);
+  // 30 left for 100, 30, 3 and 9.
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1), Pair(4, 1), Pair(1, 15), Pair(3, 3), Pair(5, 9), Pair(2, 3)));
+  s[2]->cached = 25;  // needs 5
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1), Pair(4, 1), Pair(1, 15), Pair(3, 3), Pair(2, 5), Pair(5, 7)));
   s[1]->cached = 98;
-  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1), Pair(3, 1), Pair(1, 2), Pair(2, 3), Pair(4, 25)));
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1), Pair(4, 1), Pair(1, 2), Pair(3, 3), Pair(2, 5), Pair(5, 9)));
+  s[1]->cached = 40;
+  for (const size_t i : {2, 5}) start_decoding(*s[i]);
+  // 28 left for 60 and 3.
+  EXPECT_THAT(plan(scheduler),
+              ElementsAre(Pair(0, 1), Pair(2, 1), Pair(4, 1), Pair(5, 1), Pair(1, 25), Pair(3, 3)));
+}
+
+TEST_F(SchedulerTest, EqualPromptsOneAfterTheOther) {
+  Scheduler scheduler(kv_, 4, 50);
+  std::vector<SequencePtr> s;
+  for (int i = 0; i < 4; ++i) scheduler.add(s.emplace_back(make(20)));
+  scheduler.admit();
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 20), Pair(1, 20), Pair(2, 10)));
+  start_decoding(*s[0]);
+  start_decoding(*s[1]);
+  s[2]->cached = 10;
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1), Pair(1, 1), Pair(2, 10), Pair(3, 20)));
 }
 
 TEST_F(SchedulerTest, FewTokensGoToTheOldest) {
@@ -98,7 +117,7 @@ TEST_F(SchedulerTest, PicturesOfHalfAStepWhileOthersDecode) {
   add_picture(*s[0], 10, 60);  // more than half a step, so alone
   add_picture(*s[0], 30, 30);
   add_picture(*s[1], 0, 21);
-  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 48), Pair(1, 48), Pair(2, 5)));
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 51), Pair(2, 5), Pair(1, 45)));
   start_decoding(*s[2]);
   EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 30)));
   s[0]->prompt.media[0].reset();  // encoded
