@@ -1,36 +1,9 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 namespace saccade {
-namespace {
-
-// Cuts chunks before pictures that have to be encoded and are more than `tokens_left_` take.
-class MediaBudget {
- public:
-  explicit MediaBudget(int64_t tokens) : tokens_left_(tokens) {}
-
-  int64_t cut(const Sequence& s, int64_t tokens) {
-    for (size_t i = 0; i < s.prompt.media.size(); ++i) {
-      const int64_t begin = s.prompt.media_at[i];
-      if (!s.prompt.media[i] || begin < s.cached) continue;
-      if (begin >= s.cached + tokens) break;
-      if (s.media_tokens[i] > tokens_left_ && !first_) return begin - s.cached;
-      tokens_left_ -= s.media_tokens[i];
-      first_ = false;
-    }
-    return tokens;
-  }
-
- private:
-  int64_t tokens_left_;
-  bool first_ = true;
-};
-
-}  // namespace
-
 std::vector<SequencePtr> Scheduler::admit() {
   std::vector<SequencePtr> admitted;
   while (!waiting_.empty() && running_.size() < max_batch_) {
@@ -61,10 +34,9 @@ std::vector<Chunk> Scheduler::schedule() const {
   std::ranges::stable_sort(younger, {}, wanted);
   int64_t budget = max_batch_tokens_ - static_cast<int64_t>(decodes), others = 0;
   for (const Chunk& c : younger) others += wanted(c);
-  MediaBudget media(decodes > 0 ? max_batch_tokens_ / 2 : std::numeric_limits<int64_t>::max());
   for (Chunk& c : prefills) {
     const int64_t most = &c == prefills.data() ? std::max((budget + 1) / 2, budget - others) : budget;
-    c.tokens = media.cut(*c.sequence, std::min(wanted(c), most));
+    c.tokens = std::min(wanted(c), most);
     budget -= c.tokens;
   }
   std::erase_if(chunks, [](const Chunk& c) { return c.tokens == 0; });

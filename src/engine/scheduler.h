@@ -7,8 +7,7 @@
 // prefilled has half, or what the others do not need, and those that need least come next: a short prompt does not wait
 // for a long one, and a long one is not overtaken for ever. Equal prompts are read one after the other, not all at once
 // to the end.
-// While anything decodes, the pictures that a step starts have at most half as many tokens as it may have, or there is
-// one: the vision tower cannot be cut into chunks, and its tokens take about as long as those of prompts.
+// The pictures that begin in it are encoded in the step: their tokens take about twice as long as others.
 #pragma once
 
 #include <deque>

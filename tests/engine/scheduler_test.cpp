@@ -2,8 +2,6 @@
 
 #include <gmock/gmock.h>
 
-#include <limits>
-
 #include "engine/fake_model.h"
 
 namespace saccade {
@@ -27,12 +25,6 @@ class SchedulerTest : public ::testing::Test {
   static void start_decoding(Sequence& s) {
     s.cached = s.prompt_length();
     s.result.token_ids = {'b'};
-  }
-  static void add_picture(Sequence& s, int64_t at, int64_t tokens) {
-    s.prompt.media.push_back(std::make_shared<VisionInput>());
-    s.prompt.media_at.push_back(at);
-    s.media_tokens.push_back(tokens);
-    s.embeddings.emplace_back();
   }
   static std::vector<std::pair<uint64_t, int64_t>> plan(const Scheduler& scheduler) {
     std::vector<std::pair<uint64_t, int64_t>> out;
@@ -81,8 +73,7 @@ TEST_F(SchedulerTest, DecodesThenTheOldestThenTheShortest) {
   s[1]->cached = 40;
   for (const size_t i : {2, 5}) start_decoding(*s[i]);
   // 28 left for 60 and 3.
-  EXPECT_THAT(plan(scheduler),
-              ElementsAre(Pair(0, 1), Pair(2, 1), Pair(4, 1), Pair(5, 1), Pair(1, 25), Pair(3, 3)));
+  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 1), Pair(2, 1), Pair(4, 1), Pair(5, 1), Pair(1, 25), Pair(3, 3)));
 }
 
 TEST_F(SchedulerTest, EqualPromptsOneAfterTheOther) {
@@ -107,27 +98,6 @@ TEST_F(SchedulerTest, FewTokensGoToTheOldest) {
   EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(3, 1), Pair(0, 1), Pair(1, 1)));
   start_decoding(*s[1]);
   EXPECT_THAT(plan(scheduler), ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 1), Pair(0, 1)));
-}
-
-TEST_F(SchedulerTest, PicturesOfHalfAStepWhileOthersDecode) {
-  Scheduler scheduler(kv_, 4, 101);
-  std::vector<SequencePtr> s;
-  for (const int64_t prompt : {60, 60, 5}) scheduler.add(s.emplace_back(make(prompt)));
-  scheduler.admit();
-  add_picture(*s[0], 10, 60);  // more than half a step, so alone
-  add_picture(*s[0], 30, 30);
-  add_picture(*s[1], 0, 21);
-  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(0, 51), Pair(2, 5), Pair(1, 45)));
-  start_decoding(*s[2]);
-  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 30)));
-  s[0]->prompt.media[0].reset();  // encoded
-  s[0]->cached = 15;              // in the middle of it
-  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 45)));
-  s[1]->media_tokens[0] = 20;
-  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 45), Pair(1, 55)));
-  s[0]->prompt.media[1].reset();
-  s[0]->cached = 30;
-  EXPECT_THAT(plan(scheduler), ElementsAre(Pair(2, 1), Pair(0, 30), Pair(1, 60)));
 }
 
 TEST_F(SchedulerTest, UnreadTokensCount) {
