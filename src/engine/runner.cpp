@@ -48,22 +48,19 @@ Runner::Runner(const Model& model, KvCache& kv, ThreadPool& pool, Memory memory,
       on_tap_(float_tap(tap, stream_)),
       arena_(size_t{memory == Memory::kCuda ? 256u : 16u} << 20, memory),
       decode_inputs_(memory),
-      prompt_inputs_(memory) {}
-
-Runner::~Runner() {
-  if (stream_) device::delete_stream(stream_);
+      prompt_inputs_(memory) {
+  if (stream_) encoded_ = device::new_event();
 }
 
-bool Runner::begins_media(const Chunk& chunk) {
-  const Sequence& s = *chunk.sequence;
-  for (size_t i = 0; i < s.prompt.media.size(); ++i)
-    if (s.prompt.media[i] && s.prompt.media_at[i] < s.cached + chunk.tokens) return true;
-  return false;
+Runner::~Runner() {
+  if (!stream_) return;
+  device::delete_event(encoded_);
+  device::delete_stream(stream_);
 }
 
 void Runner::encode_media(std::span<const Chunk> chunks, bool ahead) {
   struct Item {
-    Sequence* sequence;
+    SequencePtr sequence;
     size_t media;
   };
   std::vector<Item> items;
@@ -75,7 +72,7 @@ void Runner::encode_media(std::span<const Chunk> chunks, bool ahead) {
       const bool wanted = s.prompt.media_at[i] < s.cached + chunk.tokens;
       if (!wanted && (!ahead || inputs.empty() || tokens + s.media_tokens[i] > kEncodeAhead)) break;
       if (!s.prompt.media[i]) continue;
-      items.push_back({&s, i});
+      items.push_back({chunk.sequence, i});
       inputs.push_back(s.prompt.media[i].get());
       tokens += s.media_tokens[i];
     }
@@ -83,6 +80,7 @@ void Runner::encode_media(std::span<const Chunk> chunks, bool ahead) {
   if (inputs.empty()) return;
   const auto start = Clock::now();
   arena_.reset();
+  if (stream_) staging_.begin_turn(stream_);
   const Tensor all = model_.encode(ctx(), inputs);
   CHECK(all.rank == 2 && all.dim(0) == tokens && all.contiguous(), "media of {} tokens became {}", tokens,
         all.describe());
@@ -90,21 +88,32 @@ void Runner::encode_media(std::span<const Chunk> chunks, bool ahead) {
   int64_t at = 0;
   for (const auto& [s, i] : items) {
     const Tensor e = all.slice(at, at + s->media_tokens[i]);
-    Buffer& copy = kept.emplace_back(e.bytes(), memory_);
+    Buffer& copy = kept.emplace_back(e.bytes(), memory_, stream_);
     ops::copy_(ctx(), Tensor(copy.data(), e.dtype, {e.dim(0), e.dim(1)}), e);
     at += s->media_tokens[i];
   }
-  if (stream_) device::synchronize(stream_);
-  const double took = seconds(Clock::now() - start);
-  const Sequence* counted = nullptr;
+  if (stream_) device::record(encoded_, stream_);
   for (size_t k = 0; k < items.size(); ++k) {
     const auto& [s, i] = items[k];
     s->embeddings[i] = std::move(kept[k]);
     s->embedding_width = all.dim(1);
     s->embedding_dtype = all.dtype;
     s->prompt.media[i].reset();
-    if (std::exchange(counted, s) != s) s->result.timings.encode += took;
+    if (encoding_.empty() || encoding_.back() != s) encoding_.push_back(s);
   }
+  if (!stream_) count_encoding(start);
+}
+
+void Runner::wait_for_media(Clock::time_point begun) {
+  if (encoding_.empty()) return;
+  device::wait(encoded_);
+  count_encoding(begun);
+}
+
+void Runner::count_encoding(Clock::time_point begun) {
+  const double took = seconds(Clock::now() - begun);
+  for (const SequencePtr& s : encoding_) s->result.timings.encode += took;
+  encoding_.clear();
 }
 
 Batch Runner::batch(std::span<const Chunk> chunks, StepInputs& inputs, const Tensor& newest) {

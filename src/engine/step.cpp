@@ -23,16 +23,15 @@ void EngineImpl::step() {
   if (!admitted.empty()) prepare_wake_.notify_all();
 
   std::vector<Chunk> chunks = scheduler_.schedule();
-  if (std::ranges::any_of(chunks, Runner::begins_media)) {
-    // The tower takes long: nobody waits for it with a token that is ready.
-    settle();
-    chunks = scheduler_.schedule();
-  }
+  const bool busy = in_flight_.has_value();
+  auto begun = Clock::now();
   encode(chunks);
   if (chunks.empty())
     settle();
   else
     run(chunks);
+  if (busy) begun = Clock::now();  // a device came to the media when the step before was done
+  runner_.wait_for_media(begun);
 }
 
 void EngineImpl::encode(std::vector<Chunk>& chunks) {

@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "base/thread_pool.h"
-#include "tensor/arena.h"
+#include "tensor/staging.h"
 
 namespace saccade {
 
@@ -18,7 +18,8 @@ struct Ctx {
   const Tap* on_tap = nullptr;
   // On a CUDA device: arena and all tensors are in its memory, and ops queue their work on the stream.
   Stream stream = nullptr;
-  Buffer* kept = nullptr;  // memory that an op keeps from step to step
+  Buffer* kept = nullptr;      // memory that an op keeps from step to step
+  Staging* staging = nullptr;  // for what the host uploads; null: uploads wait for the stream
 
   bool cuda() const { return stream != nullptr; }
 

@@ -17,6 +17,7 @@ namespace saccade::ops {
 
 // The values of a host tensor where ops can use them: itself, or a copy in the memory of the device.
 Tensor upload(const Ctx& c, const Tensor& host);
+void upload_(const Ctx& c, const Tensor& to, const Tensor& host);  // to = host
 
 // to = from, both [N] I32 with 4 dividing N, on a CUDA device, from pinned memory of the host. Where `ids`, a part of
 // `to`, gets -1 - i, it becomes chosen[i]: a token that only the device knows yet.

@@ -13,8 +13,19 @@ namespace saccade::ops {
 Tensor upload(const Ctx& c, const Tensor& host) {
   if (!c.cuda()) return host;
   const Tensor y = c.arena.tensor(host.dtype, {host.shape.data(), static_cast<size_t>(host.rank)});
-  device::copy(y.data, host.data, host.bytes(), c.stream);
+  upload_(c, y, host);
   return y;
+}
+
+void upload_(const Ctx& c, const Tensor& to, const Tensor& host) {
+  CHECK(to.contiguous() && host.contiguous() && to.dtype == host.dtype && to.numel() == host.numel(), "{} from {}",
+        to.describe(), host.describe());
+  if (!c.cuda())
+    std::memcpy(to.data, host.data, to.bytes());
+  else if (c.staging)
+    c.staging->copy(to.data, host.data, host.bytes(), c.stream);
+  else
+    device::copy(to.data, host.data, host.bytes(), c.stream);
 }
 
 void fetch_(const Ctx& c, const Tensor& to, const Tensor& from, const Tensor& ids, const Tensor& chosen) {

@@ -22,10 +22,10 @@ size_t round_up(size_t n, size_t to) {
 
 }  // namespace
 
-Buffer::Buffer(size_t bytes, Memory memory) : size_(bytes), memory_(memory) {
+Buffer::Buffer(size_t bytes, Memory memory, Stream stream) : size_(bytes), memory_(memory), stream_(stream) {
   if (bytes == 0) return;
   if (memory != Memory::kHost) {
-    data_ = static_cast<std::byte*>(device::allocate(bytes, memory));
+    data_ = static_cast<std::byte*>(device::allocate(bytes, memory, stream));
     return;
   }
   const size_t align = bytes >= kHugePage ? kHugePage : kAlign;
@@ -38,16 +38,20 @@ Buffer::~Buffer() {
   if (memory_ == Memory::kHost)
     std::free(data_);
   else if (data_)
-    device::release(data_, memory_);
+    device::release(data_, memory_, stream_);
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)), memory_(other.memory_) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      memory_(other.memory_),
+      stream_(other.stream_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   std::swap(memory_, other.memory_);
+  std::swap(stream_, other.stream_);
   return *this;
 }
 

@@ -15,7 +15,8 @@ namespace saccade {
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes, Memory memory = Memory::kHost);
+  // With a stream: of a CUDA device, for what the stream does from here until the end of the buffer.
+  explicit Buffer(size_t bytes, Memory memory = Memory::kHost, Stream stream = nullptr);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -29,6 +30,7 @@ class Buffer {
   std::byte* data_ = nullptr;
   size_t size_ = 0;
   Memory memory_ = Memory::kHost;
+  Stream stream_ = nullptr;
 };
 
 // Bump allocator. Memory is never returned to the system between steps, so addresses are stable and the loop does

@@ -39,9 +39,10 @@ std::vector<Info> list();
 // Makes device `index` the current one of this thread. Throws Error.
 void use(int index);
 
-// All of these throw Error naming what failed. `allocate` does so when memory is exhausted.
-void* allocate(size_t bytes, Memory memory);  // kPinned or kCuda
-void release(void* p, Memory memory) noexcept;
+// All of these throw Error naming what failed. `allocate` does so when memory is exhausted. Memory is kPinned or kCuda;
+// with a stream it is of the device, for what the stream does from here until it is released, and neither call waits.
+void* allocate(size_t bytes, Memory memory, Stream stream = nullptr);
+void release(void* p, Memory memory, Stream stream = nullptr) noexcept;
 Stream new_stream();
 void delete_stream(Stream stream) noexcept;
 void synchronize(Stream stream);

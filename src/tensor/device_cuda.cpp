@@ -37,10 +37,12 @@ std::vector<Info> list() {
 
 void use(int index) { check(cudaSetDevice(index), fmt::format("device {}", index)); }
 
-void* allocate(size_t bytes, Memory memory) {
+void* allocate(size_t bytes, Memory memory, Stream stream) {
   void* p = nullptr;
   const bool pinned = memory == Memory::kPinned;
-  const cudaError_t status = pinned ? cudaMallocHost(&p, bytes) : cudaMalloc(&p, bytes);
+  const cudaError_t status = stream   ? cudaMallocAsync(&p, bytes, stream)
+                             : pinned ? cudaMallocHost(&p, bytes)
+                                      : cudaMalloc(&p, bytes);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     fail("out of {} memory: cannot allocate {} bytes", pinned ? "pinned" : "device", bytes);
@@ -49,8 +51,10 @@ void* allocate(size_t bytes, Memory memory) {
   return p;
 }
 
-void release(void* p, Memory memory) noexcept {
-  if (memory == Memory::kPinned)
+void release(void* p, Memory memory, Stream stream) noexcept {
+  if (stream)
+    cudaFreeAsync(p, stream);
+  else if (memory == Memory::kPinned)
     cudaFreeHost(p);
   else
     cudaFree(p);
@@ -59,6 +63,13 @@ void release(void* p, Memory memory) noexcept {
 Stream new_stream() {
   Stream stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  // What is released on a stream stays with the process: giving it back would take as long as waiting.
+  int device = 0;
+  cudaMemPool_t pool = nullptr;
+  uint64_t kept = UINT64_MAX;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetDefaultMemPool(&pool, device), "memory pool");
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept), "memory pool");
   return stream;
 }
 

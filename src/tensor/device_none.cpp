@@ -11,8 +11,8 @@ namespace {
 
 std::vector<Info> list() { return {}; }
 void use(int) { absent(); }
-void* allocate(size_t, Memory) { absent(); }
-void release(void*, Memory) noexcept {}
+void* allocate(size_t, Memory, Stream) { absent(); }
+void release(void*, Memory, Stream) noexcept {}
 Stream new_stream() { absent(); }
 void delete_stream(Stream) noexcept {}
 void synchronize(Stream) { absent(); }

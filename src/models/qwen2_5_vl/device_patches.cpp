@@ -20,7 +20,7 @@ Tensor patches_on_device(const Ctx& c, std::span<const media::Image> frames, Siz
   const Tensor rgb = c.arena.tensor(DType::kU8, {std::ssize(frames), height, width, 3});
   for (int64_t i = 0; i < rgb.dim(0); ++i) {
     const media::Image& frame = frames[static_cast<size_t>(i)];
-    ops::copy_(c, rgb[i], Tensor(frame.rgb.data(), DType::kU8, {height, width, 3}));
+    ops::upload_(c, rgb[i], Tensor(frame.rgb.data(), DType::kU8, {height, width, 3}));
   }
   std::array<BFloat16, 3 * 256> levels;
   size_t at = 0;
