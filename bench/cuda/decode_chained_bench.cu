@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "graph_timing.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/layout.h"
@@ -64,40 +65,23 @@ Weight weight(int64_t n, int64_t k, Weight::RowOrder order = Weight::RowOrder::k
   return w;
 }
 
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<int64_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
-
-double time_ms(cudaStream_t stream, int repeats, const std::function<void()>& run) {
+double launches_ms(cudaStream_t stream, const std::function<void()>& run) {
+  constexpr int kRuns = 15;
   cudaEvent_t begin, end;
   cudaEventCreate(&begin);
   cudaEventCreate(&end);
-  std::vector<double> times;
-  for (int i = 0; i < repeats + 3; ++i) {
+  std::vector<float> times;
+  for (int i = 0; i < kRuns + 3; ++i) {
+    float ms = 0;
     cudaEventRecord(begin, stream);
     run();
     cudaEventRecord(end, stream);
     check(cudaEventSynchronize(end), "run");
-    float ms = 0;
     cudaEventElapsedTime(&ms, begin, end);
     if (i >= 3) times.push_back(ms);
   }
-  return median(times);
-}
-
-double graph_ms(cudaStream_t stream, int repeats, const std::function<void()>& run) {
-  run();  // loads the kernels
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
-  run();
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&exec, graph, 0), "graph");
-  const double ms = time_ms(stream, repeats, [&] { cudaGraphLaunch(exec, stream); });
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  return ms;
+  std::nth_element(times.begin(), times.begin() + kRuns / 2, times.end());
+  return times[kRuns / 2];
 }
 
 struct Bench {
@@ -166,10 +150,10 @@ struct Bench {
   void whole(int64_t rows) {
     const DecodeStep t = step(rows);
     const auto run = [&] { decode_chained(stream, d, t); };
-    const double graph = graph_ms(stream, 15, run), bound = bytes(rows) / kBandwidth * 1e3;
-    std::printf("%s B=%-2d graph %.3f ms (%.0f%% of bound %.3f)", s.name, static_cast<int>(rows), graph,
-                100 * bound / graph, bound);
-    std::printf(", launches %.3f ms\n", time_ms(stream, 15, run));
+    const double launches = launches_ms(stream, run);  // loads the kernels as well
+    const double graph = graph_median_us(stream, 1, run) * 1e-3, bound = bytes(rows) / kBandwidth * 1e3;
+    std::printf("%s B=%-2d graph %.3f ms (%.0f%% of bound %.3f), launches %.3f ms\n", s.name, static_cast<int>(rows),
+                graph, 100 * bound / graph, bound, launches);
     std::fflush(stdout);
     for (const Tensor* x : {&t.h, &t.cos_sin, &t.slots, &t.kv.kv_lens, &t.kv.page_table, &t.logits, &t.workspace})
       cudaFree(x->data);
