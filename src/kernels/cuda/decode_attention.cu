@@ -3,7 +3,7 @@
 // attend: q [B,H,Dh] and the cache -> per span and head the largest score, the sum of the weights and the weighted sum
 // of values. One CTA an SM takes spans of as many pages as the others; pages stream by cp.async through a ring of
 // stages (two pages of keys or of values, 32 KiB at Dh = 128). 4 Dh bytes a token and key head, 4 H/K Dh flops for
-// them: bound by memory. What this step does not write is copied before the preceding kernel has ended.
+// them: bound by memory.
 // A step of 128 tokens: each of eight warps scores 16 of them for up to 16 heads (mma m16n8k16, heads as rows), scores
 // go through shared memory, then each warp weighs all tokens for 16 dimensions of the values.
 // Scores, softmax and sums in float, weights in bf16 for the product.
@@ -30,17 +30,12 @@ struct Stage {
   static constexpr int kShared = kStages * kBytes + kQueryRows * kScorePitch * 4;
 };
 
-// Copies keys or values of a step; tokens behind the sequence's end become zeros. What is new is the page that this
-// step of the decoder writes.
-enum class Which { kAll, kOld, kNew };
-
+// Copies keys or values of a step; tokens behind the sequence's end become zeros.
 template <int kDh>
-__device__ void copy_pages(const Attention& a, const Cursor& c, const int* ids, bool value, uint32_t to, Which which) {
+__device__ void copy_pages(const Attention& a, const Cursor& c, const int* ids, bool value, uint32_t to) {
   constexpr int kChunks = kKvPageTokens * kDh / 8;
 #pragma unroll
   for (int p = 0; p < kStepPages; ++p) {
-    const bool newest = c.page + p >= c.pages - 1;
-    if (which != Which::kAll && newest != (which == Which::kNew)) continue;
     const int tokens = c.length - (c.page + p) * kKvPageTokens;
     const bf16* from =
         a.kv + ((static_cast<int64_t>(ids[p]) * 2 + value) * a.kv_heads + c.kv_head) * kKvPageTokens * kDh;
@@ -89,11 +84,11 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
   // Half-steps (keys, then values of a step) go through the ring; one group of copies each.
   int loaded = 0;
   const auto stage_of = [&](int half_step) { return base + half_step % kStages * S::kBytes; };
-  const auto copy_next = [&](bool query, Which which) {
+  const auto copy_next = [&] {
     const bool value = loaded % 2;
     if (!walk.done(load)) {
-      copy_pages<kDh>(a, load, ids, value, stage_of(loaded), which);
-      if (!value && query) copy_query<kDh>(a, load, stage_of(loaded) + kStepPages * S::kPageBytes);
+      copy_pages<kDh>(a, load, ids, value, stage_of(loaded));
+      if (!value) copy_query<kDh>(a, load, stage_of(loaded) + kStepPages * S::kPageBytes);
       if (value) {
         walk.advance(load);
         if (!walk.done(load)) page_ids(a, load, ids);
@@ -102,12 +97,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
     cp_async_commit();
     ++loaded;
   };
-  for (int i = 0; i < kStages; ++i) copy_next(false, Which::kOld);
   pdl_wait();
-  load = c;
-  loaded = 0;
-  if (!walk.done(load)) page_ids(a, load, ids);
-  for (int i = 0; i < kStages; ++i) copy_next(true, Which::kNew);
+  for (int i = 0; i < kStages; ++i) copy_next();
 
   float sums[2][4] = {};  // 16 heads x 16 dimensions
   float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
@@ -142,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
     }
     cp_async_wait<kStages - 2>();
     __syncthreads();
-    copy_next(true, Which::kAll);
+    copy_next();
 
     uint32_t weights[kStepTokens / 16][4] = {};
 #pragma unroll
@@ -205,7 +196,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
     }
     walk.advance(c);
     __syncthreads();
-    copy_next(true, Which::kAll);
+    copy_next();
   }
   cp_async_wait<0>();
 }
