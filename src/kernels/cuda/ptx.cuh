@@ -16,6 +16,13 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 
 // ---- every device from sm_80 on
 
+// The word before.
+__device__ __forceinline__ uint32_t shared_add(uint32_t address, uint32_t value) {
+  uint32_t before;
+  asm volatile("atom.shared.add.u32 %0, [%1], %2;" : "=r"(before) : "r"(address), "r"(value) : "memory");
+  return before;
+}
+
 // Rounds both; `low` in the low half.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);

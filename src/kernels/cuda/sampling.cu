@@ -40,9 +40,7 @@ struct Scratch {
   Histogram<kCtas> histogram;
   List<kCtas> list;
   Few<kCtas> few;
-  typename Team<kCtas>::Pair sums[Team<kCtas>::kWarps];
-  u64 parts[Team<kCtas>::kThreads];
-  uint32_t ties[Team<kCtas>::kThreads];
+  Parts<kCtas> parts;
   alignas(16) uint32_t warp_tops[Team<kCtas>::kWarps];
 };
 
@@ -73,17 +71,20 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
                                         : reinterpret_cast<uint32_t*>(staged) + (kDraws ? sizeof(scratch) / 4 : 0)) +
                             team.warp * length;
   bool bad = false;
-  constexpr int kAtOnce = 20;                    // all of Qwen2.5-VL's
-  const int given = min(length, vocab - begin);  // the rest of the warp's has key 0
+  constexpr int kAtOnce = 20;                        // all of Qwen2.5-VL's
+  constexpr bool kTogether = kDraws || kCtas == 16;  // loads that hang on nothing; 8 rows are better off without
+  const int given = min(length, vocab - begin);      // the rest of the warp's has key 0
   for (int i = team.lane; i < length; i += 32 * kAtOnce) {
     float x[kAtOnce];
 #pragma unroll
-    for (int u = 0; u < kAtOnce; ++u)
-      if (i + 32 * u < given) x[u] = logits[begin + i + 32 * u];
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int at = begin + i + 32 * u;
+      if (kTogether || i + 32 * u < given) x[u] = logits[kTogether ? min(at, vocab - 1) : at];
+    }
 #pragma unroll
     for (int u = 0; u < kAtOnce; ++u) {
       const bool exists = i + 32 * u < given;
-      bad |= exists && !(x[u] < INFINITY);
+      bad |= (kTogether || exists) && !(x[u] < INFINITY);
       if (i + 32 * u < length) staging[i + 32 * u] = exists ? key_of(x[u]) : 0;
     }
   }
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
   if constexpr (kDraws) {
     const Weigh weigh{value_of(top_key), scale};
     auto* const room = reinterpret_cast<ulonglong2*>(reinterpret_cast<uint32_t*>(&scratch + 1) + T::kThreads * share);
-    const Weights weights{weigh, keeps_weights && row.top_p < 1 ? room + threadIdx.x : nullptr, T::kThreads};
+    const Weights weights{weigh, keeps_weights ? room + threadIdx.x : nullptr, T::kThreads};
     // What is below a part of the sum, exactly.
     const auto below = [](float part, u64 total) {
       const u64 factor = __float2ull_rz(part * 0x1p63f) << 1;
@@ -156,56 +157,73 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
     const auto drawn = [&](u64 total) {
       return __umul64hi(philox(row.seed, row.position) << 11, total);  // floor(uniform * total)
     };
-    Kept kept{1, 0, 0, static_cast<u64>(__float2ull_rn(row.min_p * static_cast<float>(kOne)))};
+    const auto min_weight = static_cast<u64>(__float2ull_rn(row.min_p * static_cast<float>(kOne)));
     if constexpr (kFew) {
       if (row.top_k > 0 && row.top_k <= Few<kCtas>::kTopK && row.top_k < vocab) {
         const int id = draw_among_few(
-            team, scratch.few, scratch.list, scratch.parts, scratch.ties, keys, top_key,
-            static_cast<uint32_t>(ends.b >> 32), row.top_k, kept.min_weight, weigh,
+            team, scratch.few, scratch.list, scratch.parts.weights, scratch.parts.ties, keys, top_key,
+            static_cast<uint32_t>(ends.b >> 32), row.top_k, min_weight, weights,
             [&](u64 total) { return row.top_p < 1 ? below(row.top_p, total) : total; }, drawn);
         if (id >= 0) finish(id);
         if (id != kTooMany) return;
         __syncthreads();
       }
     }
-#pragma unroll 1
-    for (const bool by_mass : {false, true}) {
-      if (by_mass ? row.top_p >= 1 : row.top_k <= 0 || row.top_k >= vocab) continue;
+    Kept kept{1, 0, 0, min_weight};
+    if (row.top_k > 0 && row.top_k < vocab) {
       uint32_t low = kMinusInfinityKey;
-      if (by_mass) {
-        // What is lighter than (1 - top_p) / 2V is not reached, see engine/sampler.cpp; half of that for logf's sake.
-        const float negligible = __logf((1 - row.top_p) / (4.0f * static_cast<float>(vocab))) * row.temperature;
-        low = max(kept.key, key_of(value_of(top_key) + negligible));
-      } else if (row.top_k <= vocab / length) {
+      if (row.top_k <= vocab / length) {
         // Every warp, and below every lane, that has keys has one that is not below the least of their largest.
         low = max(low, static_cast<uint32_t>(ends.b >> 32));
       } else if (row.top_k <= vocab / share) {
         low = max(low, static_cast<uint32_t>(ends.b));
       }
-      const Border border = search(
-          team, scratch.histogram, scratch.list, keys, by_mass ? kept.key : low, low, top_key,
-          [&](int i, const auto& k, auto& values, bool first) {
-            if (by_mass) {
-              weights(i, k, values, !first);
-            } else {
-              for (u64& value : values) value = 1;
-            }
-          },
-          [&](u64 total) { return by_mass ? below(row.top_p, total) : static_cast<u64>(row.top_k) - 1; });
-      kept.key = border.key;
-      if (!by_mass) continue;
-      const uint32_t border_key[] = {border.key};
-      u64 weight[1];
-      weigh(border_key, weight);
-      if (border.rest + weight[0] >= border.inside) continue;
-      if (weight[0] < kept.min_weight) {
-        ++kept.key;
-      } else {
-        kept.ties = border.rest / weight[0] + 1;
-        kept.each = weight[0];
-      }
+      const auto count = [](int, const auto&, u64(&values)[4]) {
+        for (u64& value : values) value = 1;
+      };
+      kept.key =
+          search(
+              team, scratch.histogram, scratch.list, keys, low, low, top_key, count, [](uint32_t) { return u64{1}; },
+              [](auto&&...) { return u64{0}; }, [&](u64) { return static_cast<u64>(row.top_k) - 1; })
+              .key;
     }
-    const int id = draw(team, scratch.parts, scratch.ties, scratch.sums, keys, kept, weights, row.top_p < 1, drawn);
+    const auto sum_above = [&](const uint32_t(&k)[4], const u64(&values)[4], uint32_t high) {
+      u64 sum = 0;
+#pragma unroll
+      for (int u = 0; u < 4; ++u) sum += k[u] > high && values[u] >= min_weight ? values[u] : 0;
+      return sum;
+    };
+    typename List<kCtas>::Gathered found;
+    if (row.top_p < 1) {
+      // What is lighter than (1 - top_p) / 2V is not reached, see engine/sampler.cpp; half of that for logf's sake.
+      const float negligible = __logf((1 - row.top_p) / (4.0f * static_cast<float>(vocab))) * row.temperature;
+      const uint32_t low = max(max(kept.key, kMinusInfinityKey), key_of(value_of(top_key) + negligible));
+      const auto border = search(
+          team, scratch.histogram, scratch.list, keys, kept.key, low, top_key,
+          [&](int i, const auto& k, auto& values) { weights.keep(i, k, values); }, weights,
+          [&](int i, const uint32_t(&k)[4], uint32_t high) {
+            u64 values[4];
+            weights.kept_of(i, k, values);
+            return sum_above(k, values, high);
+          },
+          [&](u64 total) { return below(row.top_p, total); });
+      found = border.found;
+      const u64 weight = weights(border.key);
+      kept.key = border.key;
+      kept.ties = border.rest < weight ? 1 : border.rest / weight + 1;
+      kept.each = weight < min_weight ? 0 : weight;
+    } else {
+      --kept.key;
+      found = scratch.list.gather(
+          team, keys, kept.key, kept.key, true,
+          [&](int, const uint32_t(&k)[4], uint32_t high) {
+            u64 values[4];
+            weigh(k, values);
+            return sum_above(k, values, high);
+          },
+          weights);
+    }
+    const int id = draw(team, scratch.parts, scratch.list, found, keys, kept, weights, drawn);
     if (id >= 0) finish(id);
   }
 }

@@ -43,14 +43,17 @@ __device__ uint32_t few_bound(const Team<kCtas>& team, const Few<kCtas>& few, ui
 
 // The draw, as draw(): -1 from all but the first warp of the first CTA; kTooMany from all, if there are. `low`: the
 // least of the warps' largest keys. `limit_of` and `target_of` turn sums of weights into top-p's limit and the target.
-template <int kCtas, class Weigh, class LimitOf, class TargetOf>
+template <int kCtas, class LimitOf, class TargetOf>
 __device__ int draw_among_few(Team<kCtas>& team, Few<kCtas>& few, List<kCtas>& list, u64* parts, uint32_t* counts,
-                              Keys keys, uint32_t high, uint32_t low, int top_k, u64 min_weight, Weigh weigh,
+                              Keys keys, uint32_t high, uint32_t low, int top_k, u64 min_weight, const Weights& weights,
                               LimitOf limit_of, TargetOf target_of) {
   using T = Team<kCtas>;
   const uint32_t bound = few_bound(team, few, high, low, top_k, counts);
   if (bound == 0) return kTooMany;
-  const int count = list.gather(team, keys, bound, kAll, list.kEach, false, weigh);
+  const auto count =
+      static_cast<int>(list.gather(
+                               team, keys, bound - 1, kAll, false, [](auto&&...) { return u64{0}; }, weights)
+                           .ctas.listed);
   const auto all = static_cast<int>(__reduce_add_sync(kAll, static_cast<uint32_t>(count)));
   if (__any_sync(kAll, count > list.kEach) || all > few.kMost) return kTooMany;
   if (team.cta != 0) return -1;

@@ -65,31 +65,33 @@ struct Weigh {
   }
 };
 
+// That of one key.
+__device__ __noinline__ u64 weight_of(uint32_t key, double max, double scale) {
+  const uint32_t keys[] = {key};
+  u64 weights[1];
+  Weigh{max, scale}(keys, weights);
+  return weights[0];
+}
+
 // Weights of a lane's keys, which may stay in shared memory.
 struct Weights {
   Weigh weigh;
   ulonglong2* kept;  // of keys 2 i and 2 i + 1 at kept[i * stride]; null: there is no room
   int stride;
 
-  // Of keys i to i + 3 of the lane, `again` when they have been weighed before; or of any single key.
-  template <int n>
-  __device__ __forceinline__ void operator()(int i, const uint32_t (&keys)[n], u64 (&weights)[n], bool again) const {
-    if constexpr (n == 4) {
-      ulonglong2* at = kept + i / 2 * stride;
-      if (again && kept != nullptr) {
-        const ulonglong2 a = at[0], b = at[stride];
-        weights[0] = a.x, weights[1] = a.y, weights[2] = b.x, weights[3] = b.y;
-        return;
-      }
-      weigh(keys, weights);
-      if (kept != nullptr) {
-        at[0] = {weights[0], weights[1]};
-        at[stride] = {weights[2], weights[3]};
-      }
-    } else {
-      weigh(keys, weights);
-    }
+  // Of keys i to i + 3 of the lane; and again.
+  __device__ __forceinline__ void keep(int i, const uint32_t (&keys)[4], u64 (&weights)[4]) const {
+    weigh(keys, weights);
+    if (kept == nullptr) return;
+    kept[i / 2 * stride] = {weights[0], weights[1]};
+    kept[(i / 2 + 1) * stride] = {weights[2], weights[3]};
   }
+  __device__ __forceinline__ void kept_of(int i, const uint32_t (&keys)[4], u64 (&weights)[4]) const {
+    if (kept == nullptr) return weigh(keys, weights);
+    const ulonglong2 a = kept[i / 2 * stride], b = kept[(i / 2 + 1) * stride];
+    weights[0] = a.x, weights[1] = a.y, weights[2] = b.x, weights[3] = b.y;
+  }
+  __device__ u64 operator()(uint32_t key) const { return weight_of(key, weigh.max, weigh.scale); }
 };
 
 inline constexpr int kBins = 1024, kBinBits = 10;
@@ -112,15 +114,8 @@ struct Bins {
       top = floor_bits(x);
     }
   }
-  __device__ int of(uint32_t key, bool& loose) const {
-    if (scale == 0) {
-      loose = (key & ((1u << shift) - 1)) != 0;
-      return top - static_cast<int>(key >> shift);
-    }
-    const float x = value_of(key);
-    const int bits = floor_bits(x);
-    loose = x * scale != __int_as_float(bits) - kInteger;
-    return top - bits;
+  __device__ uint32_t of(uint32_t key) const {
+    return static_cast<uint32_t>(top - (scale == 0 ? static_cast<int>(key >> shift) : floor_bits(value_of(key))));
   }
   __device__ uint32_t lowest(int bin) const {
     const int at = top - bin;

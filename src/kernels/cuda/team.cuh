@@ -48,10 +48,10 @@ struct Team {
   struct alignas(16) Pair {
     u64 a, b;
   };
-  enum Barrier { kMail, kNote = 2, kShares, kList = 5, kBarriers };  // of either mail, and of either buffer of shares
+  enum Barrier { kMail, kNote = 2, kShares, kList = 5, kBarriers = 7 };  // of either buffer but for notes
   struct Shared {
     Pair mail[2][kCtas];  // of alternate posts
-    Pair note[2];
+    Pair note;
     u64 arrived[kBarriers];
   };
 
@@ -66,7 +66,7 @@ struct Team {
 #if __CUDA_ARCH__ >= 900
     if constexpr (kCtas > 1) {
       if (threadIdx.x == 0) {
-        for (int i = 0; i < kBarriers; ++i) mbarrier_init(shared_address(&shared.arrived[i]), i == kList ? kCtas : 1);
+        for (int i = 0; i < kBarriers; ++i) mbarrier_init(shared_address(&shared.arrived[i]), i >= kList ? kCtas : 1);
         fence_barrier_init();
       }
       asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
@@ -99,15 +99,14 @@ struct Team {
     return lane < kCtas ? shared.mail[buffer][lane] : none;
   }
   // The first warp of one CTA tells all warps of all.
-  __device__ void tell(Pair first, Pair second) {
+  __device__ void tell(Pair note) {
     if constexpr (kCtas == 1) {
-      if (lane == 0) shared.note[0] = first, shared.note[1] = second;
+      if (lane == 0) shared.note = note;
     } else if (lane < kCtas) {
-      put(lane, &shared.note[0], first, kNote);
-      put(lane, &shared.note[1], second, kNote);
+      put(lane, &shared.note, note, kNote);
     }
   }
-  __device__ const Pair* told() {
+  __device__ Pair told() {
     receive<true>(kNote, notes++, sizeof(shared.note));
     return shared.note;
   }
