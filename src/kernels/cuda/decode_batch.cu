@@ -1,7 +1,7 @@
 // One kernel per token: all layers of a dense decoder and its head, for up to 64 sequences, on Hopper.
 //
-// One CTA on each SM, launched cooperatively, walks through nine stages a layer
-//   qkv | bias, rope, append | attention by spans | combine | output | add, norm | gate_up, silu | down | add, norm
+// One CTA on each SM, launched cooperatively, walks through seven stages a layer
+//   qkv | bias, rope, append, attention | output | add, norm | gate_up, silu | down | add, norm
 // with a barrier of the grid behind each. Two warps stream what the CTA will need of weights and cache, of all stages
 // and layers, through a ring of 10 slots of 16 KiB (21 MB over 132 SMs, 4.6 us of memory), and do not wait for
 // barriers; only activations do, which another warp brings from the L2 cache.
@@ -38,7 +38,7 @@ struct Streamer {
 
   // The slot of the next `bytes` of this half, when it is free and few others are on their way. All lanes.
   __device__ __forceinline__ void next(uint32_t bytes) {
-    if (flying == p.in_flight) {
+    if (flying == kInFlight) {
       mbarrier_wait(memory.full(landing.slot), landing.parity);
       landing.advance(1, kSlots);
       --flying;
@@ -49,8 +49,7 @@ struct Streamer {
     ++flying;
   }
 
-  __device__ __forceinline__ void product(const chain::Matrix& m, const bf16* w) {
-    Range range(m);
+  __device__ __forceinline__ void product(const chain::Matrix& m, Range range, const bf16* w) {
     Piece piece;
     while (range.next(m, piece)) {
       const int tiles = piece.tiles();
@@ -103,8 +102,8 @@ __device__ __forceinline__ void bring_activations(const Params& p, const Memory&
   for (int i = 0; i <= 4 * p.depth; ++i) {
     const int phase = phase_of(p, i);
     const Product& product = p.products[phase];
-    const int stage = phase == kOutput ? 4 : phase == kGateUp ? 6 : phase == kDown ? 7 : 0;  // of the layer
-    Range range(product.m);
+    const int stage = phase == kOutput ? 2 : phase == kGateUp ? 4 : phase == kDown ? 5 : 0;  // of the layer
+    Range range = memory.s->ranges[phase];
     Piece piece;
     bool waited = false;
     while (range.next(product.m, piece)) {
@@ -129,57 +128,62 @@ __device__ __forceinline__ void bring_activations(const Params& p, const Memory&
 
 // ---- The warpgroups that multiply.
 
-// Sums of a tile: rows b and b + 8 of x, rows n and n + 1 of the matrix from 8 j + 2 (lane % 4) on.
-__device__ __forceinline__ void store_tile(const Params& p, int phase, const float (&sums)[32], const Piece& piece,
-                                           int tile) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, b = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4;
-  const Product& product = p.products[phase];
-  const int strips = piece.strips - tile * kTileStrips, first_strip = piece.strip + tile * kTileStrips;
-  const int column = lane % 4 * 2;
-  if (phase == kGateUp) {
+// Sums of a tile of 4 strips: rows b and b + 8 of x, rows n and n + 1 of the matrix from 8 j + 2 (lane % 4) on.
+struct Tile {
+  int strip, strips, row, column, part;
+
+  __device__ __forceinline__ Tile(const Thread& t, const Piece& piece, int tile)
+      : strip(piece.strip + tile * kTileStrips),
+        strips(piece.strips - tile * kTileStrips),
+        row(t.warp % 4 * 16 + t.lane / 4),
+        column(t.lane % 4 * 2),
+        part(piece.part) {}
+};
+
+__device__ __forceinline__ void store_activated(const Params& p, const float (&sums)[32], const Tile& t) {
 #pragma unroll
-    for (int j = 0; j < 8; j += 2) {
-      if (j / 2 >= strips) continue;
+  for (int j = 0; j < 8; j += 2) {
+    if (j / 2 >= t.strips) continue;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float y[2];
+    for (int half = 0; half < 2; ++half) {
+      float y[2];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float gate = chain::rounded(sums[4 * j + 2 * half + i]);
-          const float silu = chain::rounded(__fdividef(gate, 1 + __expf(-gate)));
-          y[i] = silu * chain::rounded(sums[4 * j + 4 + 2 * half + i]);
-        }
-        if (b + 8 * half < p.rows)
-          *reinterpret_cast<uint32_t*>(p.activated +
-                                       chain::tile_offset(b + 8 * half, (first_strip + j / 2) * 8 + column)) =
-              pack_bf16(y[0], y[1]);
+      for (int i = 0; i < 2; ++i) {
+        const float gate = chain::rounded(sums[4 * j + 2 * half + i]);
+        const float silu = chain::rounded(__fdividef(gate, 1 + __expf(-gate)));
+        y[i] = silu * chain::rounded(sums[4 * j + 4 + 2 * half + i]);
       }
+      const int b = t.row + 8 * half;
+      if (b < p.rows)
+        *reinterpret_cast<uint32_t*>(p.activated + chain::tile_offset(b, (t.strip + j / 2) * 8 + t.column)) =
+            pack_bf16(y[0], y[1]);
     }
-    return;
   }
-  const bool logits = phase == kHead;
-  const int n = first_strip * kStripRows + column, end = logits ? product.n : INT_MAX;
-  int64_t stride = chain::kGroupRows;
-  float* y;
-  if (logits) {
-    stride = product.n;
-    y = p.logits + n;
-  } else {
-    const chain::Split& split = product.m.split;
-    const int group = piece.strip / chain::kGroupStrips,
-              part = group * split.most() + static_cast<int>(blockIdx.x) - split.first(group);
-    y = p.partials + static_cast<int64_t>(part) * p.rows * chain::kGroupRows + n % chain::kGroupRows;
-  }
+}
+__device__ __forceinline__ void store_partials(const Params& p, const chain::Split& split, const float (&sums)[32],
+                                               const Tile& t) {
+  const chain::Partials partials = {p.partials, split, p.rows};
+  float* const y = partials.of(t.part, t.row, t.strip * kStripRows + t.column);
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int j = 0; j < 8; j += 2)
+      if (t.row + 8 * half < p.rows && j / 2 < t.strips)
+        *reinterpret_cast<float4*>(y + (j / 2 * p.rows + 8 * half) * kStripRows) =
+            make_float4(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1], sums[4 * j + 4 + 2 * half],
+                        sums[4 * j + 4 + 2 * half + 1]);
+}
+__device__ __forceinline__ void store_logits(const Params& p, const float (&sums)[32], const Tile& t) {
+  const int end = p.products[kHead].n, n = t.strip * kStripRows + t.column;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    if (b + 8 * half >= p.rows) continue;
-    float* row = y + (b + 8 * half) * stride;
+    if (t.row + 8 * half >= p.rows) continue;
+    float* const row = p.logits + static_cast<int64_t>(t.row + 8 * half) * end + n;
     const bool aligned = reinterpret_cast<uintptr_t>(row) % sizeof(float2) == 0;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      if (j / 2 >= strips || n + 8 * j >= end) continue;
-      float2 v = {sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]};
-      if (logits) v = {chain::rounded(v.x), chain::rounded(v.y)};
+      if (j / 2 >= t.strips || n + 8 * j >= end) continue;
+      const float2 v = {chain::rounded(sums[4 * j + 2 * half]), chain::rounded(sums[4 * j + 2 * half + 1])};
       if (aligned && n + 8 * j + 1 < end) {
         *reinterpret_cast<float2*>(row + 8 * j) = v;
       } else {
@@ -192,10 +196,10 @@ __device__ __forceinline__ void store_tile(const Params& p, int phase, const flo
 
 // Sums of `kMine` tiles of this warpgroup, every other one of the piece's.
 template <int kMine>
-__device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& piece, Turn& turn, Turn& x_turn,
-                                          float (&sums)[kTiles][32]) {
+__device__ __forceinline__ void sum_piece(const Thread& thread, const Memory& memory, const Piece& piece, Turn& turn,
+                                          Turn& x_turn, float (&sums)[kTiles][32]) {
   constexpr int kSteps = kBlockCols / 16;
-  const int lane = static_cast<int>(threadIdx.x) % 32, tiles = piece.tiles();
+  const int tiles = piece.tiles();
   for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
     int slots[kTiles];
     uint64_t w[kTiles];
@@ -204,7 +208,7 @@ __device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& pie
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
       Turn t = turn;
-      t.advance(2 * i + static_cast<int>(threadIdx.x) / 128, kSlots);
+      t.advance(2 * i + thread.warp / 4, kSlots);
       slots[i] = t.slot;
       w[i] = matrix_descriptor(memory.ring + t.slot * kSlotBytes);
       mbarrier_wait(memory.full(t.slot), t.parity);
@@ -228,7 +232,7 @@ __device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& pie
       wgmma_commit();
       wgmma_wait<0>();
     }
-    if (lane == 0) {
+    if (thread.lane == 0) {
 #pragma unroll
       for (int i = 0; i < kMine; ++i) free_slot(memory, slots[i]);
       mbarrier_arrive(memory.x_empty(x_turn.slot));
@@ -240,8 +244,9 @@ __device__ __forceinline__ void sum_piece(const Memory& memory, const Piece& pie
 
 __device__ __forceinline__ void multiply(const Params& p, const Memory& memory, int phase, Turn& turn, Turn& x_turn) {
   const chain::Matrix& m = p.products[phase].m;
-  const int group = static_cast<int>(threadIdx.x) / 128;
-  Range range(m);
+  const Thread thread;
+  const int group = thread.warp / 4;
+  Range range = memory.s->ranges[phase];
   Piece piece;
   while (range.next(m, piece)) {
     float sums[kTiles][32];
@@ -251,14 +256,20 @@ __device__ __forceinline__ void multiply(const Params& p, const Memory& memory, 
       for (float& v : tile) v = 0;
     const int tiles = piece.tiles(), mine = (tiles + 1 - group) / 2;
     if (mine == 2)
-      sum_piece<2>(memory, piece, turn, x_turn, sums);
+      sum_piece<2>(thread, memory, piece, turn, x_turn, sums);
     else if (mine == 1)
-      sum_piece<1>(memory, piece, turn, x_turn, sums);
+      sum_piece<1>(thread, memory, piece, turn, x_turn, sums);
     else
-      sum_piece<0>(memory, piece, turn, x_turn, sums);
+      sum_piece<0>(thread, memory, piece, turn, x_turn, sums);
 #pragma unroll 1  // one copy of the code
     for (int tile = group; tile < tiles; tile += 2) {
-      store_tile(p, phase, sums[0], piece, tile);
+      const Tile t(thread, piece, tile);
+      if (phase == kGateUp)
+        store_activated(p, sums[0], t);
+      else if (phase == kHead)
+        store_logits(p, sums[0], t);
+      else
+        store_partials(p, m.split, sums[0], t);
 #pragma unroll
       for (int i = 0; i < 32; ++i) sums[0][i] = sums[kTiles - 1][i];
     }
@@ -269,35 +280,25 @@ __device__ __forceinline__ void normalise(const Params& p, const Memory& memory,
                                           int from) {
   chain::Norm a;
   a.h = p.h;
-  if (from >= 0) a.partials = {p.partials, p.products[from].m.split, p.rows};  // else h is what the step was given
+  if (from >= 0) a.partials = partials_of(p, memory, from);  // else h is what the step was given
   a.w = w;
   a.x = p.x;
   a.rows = p.rows;
   a.width = p.width;
   a.eps = p.eps;
-  stage.wait();
+  const Thread thread;
   for (int b = static_cast<int>(blockIdx.x); b < p.rows; b += static_cast<int>(gridDim.x)) {
     chain::add_norm_row(
-        a, b, kConsumers, reinterpret_cast<chain::Four*>(memory.x_data), memory.s->warp_sums, [] {},
-        [] { sync_consumers(); });
+        a, b, thread.index, kConsumers, reinterpret_cast<chain::Eight*>(memory.x_data), memory.s->warp_sums,
+        [&] { stage.wait(); }, [] { sync_consumers(); });
     sync_consumers();
   }
-  stage.end();
-}
-
-// Items of the warps of the grid.
-template <class Item>
-__device__ __forceinline__ void for_each_item(Stage& stage, int items, const Item& item) {
   stage.wait();
-  for (int i = static_cast<int>(blockIdx.x) * kConsumerWarps + static_cast<int>(threadIdx.x) / 32; i < items;
-       i += static_cast<int>(gridDim.x) * kConsumerWarps)
-    item(i);
   stage.end();
 }
 
 template <int kDh, int kHalves>
 __device__ __forceinline__ void consume(const Params& p, const Memory& memory, const Walk& walk, const Cursor& first) {
-  const chain::Attention& a = p.attention;
   Stage stage{p};
   Turn turn, x_turn;
   // Each piece of code stands here once: what a layer executes must stay small, since it runs once a layer, and
@@ -305,20 +306,18 @@ __device__ __forceinline__ void consume(const Params& p, const Memory& memory, c
   for (int i = -1;; ++i) {
     const int layer = i / 4, phase = phase_of(p, i);
     if (i >= 0) {
-      stage.wait();
+      if (memory.s->ranges[phase].left > 0)
+        stage.open = true;  // activations come when it is
+      else
+        stage.wait();
       multiply(p, memory, phase, turn, x_turn);
       if (phase == kHead) break;
       stage.end();
     }
     if (phase == kQkv) {
-      const LayerView& view = p.layers[layer];
-      const chain::Partials qkv = {p.partials, p.products[kQkv].m.split, p.rows};
-      for_each_item(stage, chain::rope_items(a),
-                    [&](int item) { chain::rope_append_heads(a, view.kv, qkv, view.bias, item, [] {}); });
       stage.wait();
-      attend<kDh, kHalves>(a, view.kv, memory, walk, first, turn);
+      attend<kDh, kHalves>(p, layer, memory, walk, first, turn);
       stage.end();
-      for_each_item(stage, p.rows * a.heads, [&](int item) { chain::combine_head<kDh>(a, item, [] {}); });
     } else if (phase != kGateUp) {
       const int next = (i + 1) / 4;  // layer of the product that follows
       normalise(p, memory, stage,
@@ -353,19 +352,27 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
     fence_barrier_init();
   }
   chain::read_lengths(p.attention, memory.s->lengths, lane);
+  if (threadIdx.x < kPhases) memory.s->ranges[threadIdx.x] = Range(p.products[threadIdx.x].m);
+  for (const Product& product : p.products)
+    if (!product.m.whole)
+      for (int i = static_cast<int>(threadIdx.x); i < product.m.split.groups; i += kThreads)
+        memory.s->counts[product.first_count + i] = static_cast<uint8_t>(product.m.split.count(i));
   __syncthreads();
   const Walk walk = {p.attention, memory.s->lengths};
   const Cursor first = walk.first(lane);
   if (warp < kConsumerWarps) {
-    consume<kDh, kHalves>(p, memory, walk, first);
-  } else if (warp < kConsumerWarps + 2) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
+    return consume<kDh, kHalves>(p, memory, walk, first);
+  }
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+  if (warp < kConsumerWarps + 2) {
     Streamer stream{p, memory, lane, warp - kConsumerWarps};
     for (int i = 0; i <= 4 * p.depth; ++i) {
       const int layer = i / 4, phase = phase_of(p, i);
-      stream.product(p.products[phase].m, weights_of(p, layer, phase));
+      stream.product(p.products[phase].m, memory.s->ranges[phase], weights_of(p, layer, phase));
       if (phase == kQkv) stream.cache(p.layers[layer].kv, walk, first);
     }
-  } else if (lane == 0) {
+  } else if (warp == kConsumerWarps + 2 && lane == 0) {
     bring_activations(p, memory);
   }
 }
@@ -376,7 +383,9 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
 namespace chain {
 
 bool can_decode_at_once(const Decoder& d) {
-  return d.depth <= batch::kMaxLayers && d.norm.dim(0) * static_cast<int64_t>(sizeof(bf16)) <= batch::kXRing;
+  const int64_t width = d.norm.dim(0), rows = 2 * width + d.layers[0].qkv.rows();  // of split products
+  return d.depth <= batch::kMaxLayers && width * static_cast<int64_t>(sizeof(bf16)) <= batch::kXRing &&
+         rows / (batch::kTileStrips * kStripRows) + 3 <= batch::kMaxGroups;
 }
 
 void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, const Attention& attention,
@@ -386,17 +395,19 @@ void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, con
   p.rows = attention.rows;
   p.depth = static_cast<int>(d.depth);
   p.width = static_cast<int>(d.norm.dim(0));
-  p.in_flight = batch::kInFlight;
   p.eps = d.eps;
-  const auto product = [](const Weight& w, bool whole, const bf16* x) {
-    return batch::Product{matrix_of(w, whole), x, static_cast<int>(w.rows())};
+  int groups = 0;
+  const auto product = [&](const Weight& w, Cut cut, const bf16* x) {
+    const batch::Product product = {matrix_of(w, cut), x, static_cast<int>(w.rows()), groups};
+    if (cut != Cut::kWhole) groups += product.m.split.groups;
+    return product;
   };
   const DecoderLayer& first = d.layers[0];
-  p.products[batch::kQkv] = product(first.qkv, false, operands.x);
-  p.products[batch::kOutput] = product(first.output, false, attention.y);
-  p.products[batch::kGateUp] = product(first.gate_up, true, operands.x);
-  p.products[batch::kDown] = product(first.down, false, operands.activated);
-  p.products[batch::kHead] = product(d.head, true, operands.x);
+  p.products[batch::kQkv] = product(first.qkv, Cut::kFourStrips, operands.x);
+  p.products[batch::kOutput] = product(first.output, Cut::kFourStrips, attention.y);
+  p.products[batch::kGateUp] = product(first.gate_up, Cut::kWhole, operands.x);
+  p.products[batch::kDown] = product(first.down, Cut::kEightStrips, operands.activated);
+  p.products[batch::kHead] = product(d.head, Cut::kWhole, operands.x);
   p.attention = attention;
   p.h = values(step.h);
   p.x = operands.x;
@@ -406,6 +417,7 @@ void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, con
   p.norm = values(d.norm);
   p.head = values(d.head.data[0]);
   p.arrived = operands.arrived;
+  p.published = p.arrived + 1;
   for (int64_t i = 0; i < d.depth; ++i) {
     const DecoderLayer& l = d.layers[i];
     p.layers[i] = {values(l.attention_norm),
@@ -419,7 +431,8 @@ void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, con
   const auto kernel = attention.head_dim == 64 ? (wide ? batch::decode_kernel<64, 2> : batch::decode_kernel<64, 1>)
                                                : (wide ? batch::decode_kernel<128, 2> : batch::decode_kernel<128, 1>);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, batch::kSharedBytes), "decode");
-  check(cudaMemsetAsync(p.arrived, 0, sizeof(*p.arrived), stream), "decode");
+  const int counters = 1 + attention.rows * attention.kv_heads;
+  check(cudaMemsetAsync(p.arrived, 0, counters * sizeof(*p.arrived), stream), "decode");
   cudaLaunchAttribute cooperative = {};
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;

@@ -10,8 +10,8 @@ using chain::bf16;
 
 constexpr int kConsumers = 256;  // two warpgroups
 constexpr int kConsumerWarps = kConsumers / 32;
-constexpr int kThreads = kConsumers + 3 * 32;  // two warps stream weights and cache, one brings activations
-constexpr int kTileStrips = 4;                 // 64 rows of weights: a tile of wgmma
+constexpr int kThreads = kConsumers + 128;  // two warps stream weights and cache, one brings activations
+constexpr int kTileStrips = 4;              // 64 rows of weights: a tile of wgmma
 constexpr int kSlotBlocks = 2;
 constexpr int kTileBytes = kTileStrips * kBlockBytes;
 constexpr int kSlotBytes = kSlotBlocks * kTileBytes;  // also the keys or values of a page at Dh = 128
@@ -23,7 +23,8 @@ constexpr int kXBytes = chain::kMaxRows * kBlockCols * 2;  // of a block
 constexpr int kXSlots = 4;
 constexpr int kXRing = kXSlots * kSlotBlocks * kXBytes;
 constexpr int kMaxLayers = 96;
-constexpr int kLayerStages = 9;
+constexpr int kLayerStages = 7;
+constexpr int kMaxGroups = 512;  // of a layer's split products
 
 enum Phase { kQkv, kOutput, kGateUp, kDown, kHead, kPhases };
 
@@ -32,6 +33,7 @@ struct Product {
   chain::Matrix m;          // without its weights
   const bf16* x = nullptr;  // tiles [K/64,64,64]
   int n = 0;
+  int first_count = 0;  // in Shared::counts
 };
 
 struct LayerView {
@@ -41,25 +43,17 @@ struct LayerView {
 };
 
 struct Params {
-  int rows, depth, width, in_flight;  // kInFlight
+  int rows, depth, width;
   float eps;
   Product products[kPhases];
   chain::Attention attention;  // kv is in the layers
   bf16 *h, *x, *activated;     // [B,D]; tiles of [B,D] and [B,F]
   float *partials, *logits;
   const bf16 *norm, *head;
-  unsigned* arrived;  // CTAs at the ends of all stages so far
+  unsigned* arrived;    // CTAs at the ends of all stages so far
+  unsigned* published;  // [B,K]: spans in `attention.sums` so far, of all layers
   LayerView layers[kMaxLayers];
 };
-
-// Behind the ring of activations, which is free during attention and norms.
-struct Shared {
-  uint64_t full[kSlots], empty[kSlots], x_full[kXSlots], x_empty[kXSlots];
-  float warp_sums[kConsumerWarps];
-  chain::Lengths lengths;
-};
-constexpr int kSharedBytes = 1024 + kSlots * kSlotBytes + kXRing + static_cast<int>(sizeof(Shared));
-static_assert(kSharedBytes <= 227 * 1024);
 
 // A ring's slot and the parity of its turn.
 struct Turn {
@@ -75,6 +69,56 @@ struct Turn {
   }
 };
 
+// Rows of W and blocks of K that are summed in one go.
+struct Piece {
+  int strip, strips, begin, end;
+  int part;  // of the group's partial sums
+
+  __device__ __forceinline__ int tiles() const { return (strips + kTileStrips - 1) / kTileStrips; }
+};
+
+// What a CTA has of a product that is left: strips, or units of its split.
+struct Range {
+  int left = 0;
+  int strip = 0, step = 0;  // of the next piece; strips of a piece
+  int begin = 0, part = 0;  // its first block; its place among its group's
+
+  __device__ __forceinline__ explicit Range(const chain::Matrix& m) {
+    const int cta = static_cast<int>(blockIdx.x);
+    if (cta >= m.split.ctas) return;
+    const int units = m.whole ? m.strips : m.split.units(), cursor = units * cta / m.split.ctas;
+    left = units * (cta + 1) / m.split.ctas - cursor;
+    if (m.whole) {
+      const int passes = (left + kPassStrips - 1) / kPassStrips;
+      strip = cursor, step = (left + passes - 1) / passes;
+    } else {
+      const int group = cursor / m.blocks;
+      step = 1 << m.split.log_strips, strip = group * step;
+      begin = cursor % m.blocks, part = cta - m.split.first(group);
+    }
+  }
+  __device__ __forceinline__ bool next(const chain::Matrix& m, Piece& p) {
+    if (left <= 0) return false;
+    p = {strip, min(step, m.whole ? left : m.strips - strip), begin, m.whole ? m.blocks : min(m.blocks, begin + left),
+         part};
+    left -= m.whole ? p.strips : p.end - p.begin;
+    strip += step;
+    begin = part = 0;
+    return true;
+  }
+};
+
+// Behind the ring of activations, which is free during attention and norms.
+struct Shared {
+  uint64_t full[kSlots], empty[kSlots], x_full[kXSlots], x_empty[kXSlots];
+  float warp_sums[kConsumerWarps];
+  chain::Lengths lengths;
+  Range ranges[kPhases];       // of this CTA
+  uint8_t counts[kMaxGroups];  // CTAs of each group
+};
+constexpr int kSharedBytes = 1024 + kSlots * kSlotBytes + kXRing + static_cast<int>(sizeof(Shared));
+static_assert(kSharedBytes <= 227 * 1024);
+
 struct Memory {
   uint32_t ring, x;
   char *ring_data, *x_data;  // the same places
@@ -86,41 +130,22 @@ struct Memory {
   __device__ __forceinline__ uint32_t x_empty(int slot) const { return shared_address(&s->x_empty[slot]); }
 };
 
+__device__ __forceinline__ chain::Partials partials_of(const Params& p, const Memory& memory, int phase) {
+  const Product& product = p.products[phase];
+  return {p.partials, product.m.split, p.rows, memory.s->counts + product.first_count};
+}
+
 // By one lane of each of the four warps that have read the slot.
 __device__ __forceinline__ void free_slot(const Memory& memory, int slot) { mbarrier_arrive(memory.empty(slot)); }
 
-// Rows of W and blocks of K that are summed in one go.
-struct Piece {
-  int strip, strips, begin, end;
+// This thread, read anew by each stage: else what all stages compute of it is computed once, before the layers, and
+// kept in local memory, which is slow beside so much shared memory.
+struct Thread {
+  int index, warp, lane;
 
-  __device__ __forceinline__ int tiles() const { return (strips + kTileStrips - 1) / kTileStrips; }
-};
-
-// What a CTA has of a product: strips, or units of its split.
-struct Range {
-  int cursor = 0, last = 0;
-
-  __device__ __forceinline__ explicit Range(const chain::Matrix& m) {
-    const int cta = static_cast<int>(blockIdx.x);
-    if (cta >= m.split.ctas) return;
-    const int units = m.whole ? m.strips : m.split.units();
-    cursor = units * cta / m.split.ctas;
-    last = units * (cta + 1) / m.split.ctas;
-  }
-  __device__ __forceinline__ bool next(const chain::Matrix& m, Piece& p) {
-    const int left = last - cursor;
-    if (left <= 0) return false;
-    if (m.whole) {
-      const int passes = (left + kPassStrips - 1) / kPassStrips;
-      p = {cursor, (left + passes - 1) / passes, 0, m.blocks};
-      cursor += p.strips;
-    } else {
-      const int group = cursor / m.blocks, begin = cursor % m.blocks;
-      p = {group * chain::kGroupStrips, min(chain::kGroupStrips, m.strips - group * chain::kGroupStrips), begin,
-           min(m.blocks, begin + left)};
-      cursor += p.end - p.begin;
-    }
-    return true;
+  __device__ __forceinline__ Thread() {
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+    warp = index / 32, lane = index % 32;
   }
 };
 
@@ -132,6 +157,9 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned* from) {
   unsigned v;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
   return v;
+}
+__device__ __forceinline__ void add_release(unsigned* to, unsigned v) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
 }
 // One thread: until `stages` stages are done.
 __device__ __forceinline__ void wait_stages(const Params& p, int stages) {
@@ -154,10 +182,10 @@ struct Stage {
     sync_consumers();
     open = true;
   }
+  // Who brings activations fences: bulk copies read what was written, and write where shared memory was used.
   __device__ __forceinline__ void end() {
-    fence_proxy_async();  // bulk copies will read what was written, and overwrite what was read
     sync_consumers();
-    if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p.arrived) : "memory");
+    if (threadIdx.x == 0) add_release(p.arrived, 1);
     ++index;
     open = false;
   }

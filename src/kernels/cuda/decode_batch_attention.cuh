@@ -1,9 +1,11 @@
-// Attention of the batch decode kernel: one query a sequence over pages of the cache that come through the ring.
+// Attention of the batch decode kernel: bias, rope and append, and queries over pages of the cache that come through
+// the ring.
 //
-// A warpgroup takes every other page of a span, a warp 16 tokens of each: scores of up to 16 heads (mma m16n8k16, heads
-// as rows), softmax and the weighted sum of the values are the warp's own until the span ends; then the warps' sums are
-// added up. Scores, softmax and sums in float, weights in bf16 for the product. A span's length depends on the
-// sequence's length alone, and so does the order of all sums.
+// A warpgroup takes every other page of a span, a warp 16 tokens of each: scores of up to 16 heads (mma m16n8k16,
+// tokens as rows), softmax and the weighted sum of the values are the warp's own until the span ends; then the warps'
+// sums are added up. Scores, softmax and sums in float, weights in bf16 for the product. A span's length depends on the
+// sequence's length alone, and so does the order of all sums: spans are added to the first one in their order, by the
+// CTA that has it. What other CTAs have of the sequence they did before, since a CTA begins with what others began.
 #pragma once
 
 #include "kernels/cuda/decode_batch.cuh"
@@ -14,163 +16,198 @@ using chain::Cursor;
 using chain::kStepPages;
 using chain::Walk;
 
-// Of a span's end: sums of eight heads.
+// See kv_offset.
+__device__ __forceinline__ uint32_t kv_bytes(unsigned token, unsigned place) {
+  return (place / kBlockCols * (kKvPageTokens * kBlockCols) + swizzled(token, place % kBlockCols)) * sizeof(bf16);
+}
+// Of 8 columns of 64 in a swizzled row to those 16 i further.
+__device__ __forceinline__ uint32_t columns_on(uint32_t address, int i) {
+  return (address ^ i % 4 * 32) + i / 4 * (kKvPageTokens * kBlockCols * sizeof(bf16));
+}
+
 template <int kDh>
 struct AttentionShared {
-  static constexpr int kPitch = kDh + 8;  // floats; rows eight banks apart
-  float sums[kConsumerWarps][8][kPitch];
-  float tops[kConsumerWarps][16], totals[kConsumerWarps][16];
+  static constexpr int kPitch = kDh + 4;       // floats: what a warp writes at a time is in different banks
+  static constexpr int kQueryPitch = kDh + 8;  // rows four banks apart
+  float sums[kConsumerWarps][8][kPitch];       // of a span's end: of eight heads
+  float2 stats[kConsumerWarps][16];            // top, total
+  alignas(16) bf16 q[16][kQueryPitch];
+  alignas(16) bf16 newest[2][kDh];  // key and value
 };
 
 __device__ __forceinline__ int step_pages(const Cursor& c) { return min(kStepPages, c.pages - c.page); }
 
-__device__ __forceinline__ void sync_warpgroup(int group) {
-  asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory");
+__device__ __forceinline__ void transpose(uint32_t& pairs) {  // of 8 x 8
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pairs));
+}
+
+// Queries, newest key and newest value of a sequence and key head.
+template <int kDh>
+__device__ __forceinline__ void prepare(const Thread& t, const Params& p, const LayerView& view, const Memory& memory,
+                                        AttentionShared<kDh>& shared, const Cursor& c) {
+  constexpr int kLanes = kDh / 8;  // of a head
+  const chain::Attention& a = p.attention;
+  const int group = a.group();
+  const chain::Partials qkv = partials_of(p, memory, kQkv);
+  for (int j = t.index / kLanes; j < group + 2; j += kConsumers / kLanes) {
+    const int head = j < group ? c.kv_head * group + j : a.heads + (j - group) * a.kv_heads + c.kv_head;
+    const chain::Turned y = chain::turn_head(a, qkv, view.bias, c.b, head, t.index % kLanes * 4, [] {});
+    bf16* to = j < group ? shared.q[j] : shared.newest[j - group];
+    chain::store_eight(to + y.place, y.values);
+  }
 }
 
 // The last page of a sequence may have been read before this step's key and value were written, and what is behind them
-// is not defined. A warpgroup.
+// is not defined. The warp that has 16 tokens from `first` on; `last` is the page's last.
 template <int kDh>
-__device__ __forceinline__ void mend_last_page(const chain::Attention& a, const bf16* kv, const Cursor& c, char* keys,
-                                               char* values) {
-  const int last = (c.length - 1) % kKvPageTokens, slot = a.slots[c.b];
-  const bf16* from =
-      kv + (static_cast<int64_t>(slot / kKvPageTokens) * 2 * a.kv_heads + c.kv_head) * kKvPageTokens * kDh;
-  for (int i = static_cast<int>(threadIdx.x) % 128; i < kKvPageTokens * kDh / 8; i += 128) {
-    const int token = i / 8 % kKvPageTokens;
-    if (token > last) *reinterpret_cast<uint4*>(values + 16 * i) = uint4{};
-    if (token != last) continue;
-    *reinterpret_cast<uint4*>(keys + 16 * i) = __ldcg(reinterpret_cast<const uint4*>(from + 8 * i));
-    *reinterpret_cast<uint4*>(values + 16 * i) =
-        __ldcg(reinterpret_cast<const uint4*>(from + a.kv_heads * kKvPageTokens * kDh + 8 * i));
+__device__ __forceinline__ void mend(const Thread& t, const AttentionShared<kDh>& shared, int first, int last,
+                                     char* keys, char* values) {
+  constexpr int kChunks = kDh / 8;
+  for (int i = t.lane; i < 16 * kChunks; i += 32) {
+    const int token = first + i / kChunks, column = i % kChunks * 8;
+    if (token < last) continue;
+    const uint32_t at = kv_bytes(token, column);
+    const bool newest = token == last;
+    *reinterpret_cast<uint4*>(values + at) =
+        newest ? *reinterpret_cast<const uint4*>(&shared.newest[1][column]) : uint4{};
+    if (newest) *reinterpret_cast<uint4*>(keys + at) = *reinterpret_cast<const uint4*>(&shared.newest[0][column]);
   }
-  fence_proxy_async();
+  fence_proxy_async();  // before the ring's next copies
+  __syncwarp();
+}
+template <int kDh>
+__device__ __forceinline__ void append(const Thread& t, const chain::Attention& a, bf16* kv,
+                                       const AttentionShared<kDh>& shared, const Cursor& c) {
+  constexpr int kChunks = kDh / 8;
+  const int value = t.lane / kChunks, column = t.lane % kChunks * 8;
+  if (value > 1) return;
+  const int slot = a.slots[c.b];
+  bf16* page =
+      kv + ((static_cast<int64_t>(slot / kKvPageTokens) * 2 + value) * a.kv_heads + c.kv_head) * (kKvPageTokens * kDh);
+  *reinterpret_cast<uint4*>(page + kv_bytes(slot % kKvPageTokens, column) / sizeof(bf16)) =
+      *reinterpret_cast<const uint4*>(&shared.newest[value][column]);
 }
 
 // Softmax of 16 tokens of each page so far and the weighted sum of their values, of up to 8 kHalves heads. Lane: heads
-// lane / 4 and, of the second half, 8 more.
+// lane % 4 * 2 and one more, and of the second half 8 more.
 template <int kDh, int kHalves>
 struct Weighted {
-  float sums[kDh / 8][4] = {};
-  float top[2] = {-INFINITY, -INFINITY}, total[2] = {};  // total: of this lane's tokens
+  float sums[kHalves][kDh / 16][4] = {};          // columns as rows
+  float top[kHalves][2], total[kHalves][2] = {};  // total: of this lane's tokens
 
-  // `keys` and `values`: of the page; `tokens` behind `first` count.
-  __device__ __forceinline__ void add(const uint32_t (&q)[kDh / 16][4], uint32_t keys, int first, int tokens,
-                                      float scale, uint32_t (&weights)[4]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    float s[2][4] = {};
+  __device__ __forceinline__ Weighted() {
+#pragma unroll
+    for (auto& half : top) half[0] = half[1] = -INFINITY;
+  }
+
+  // `keys`: of the page, from the warp's tokens on; `tokens` of them count.
+  __device__ __forceinline__ void add(const Thread& t, const uint32_t (&q)[kHalves][kDh / 16][2], uint32_t keys,
+                                      int tokens, float scale, uint32_t (&weights)[kHalves][2]) {
+    const unsigned lane = t.lane;
+    keys += kv_bytes(lane % 16, lane / 16 * 8);
+    float s[kHalves][2][4] = {};
 #pragma unroll
     for (int k = 0; k < kDh / 16; ++k) {
       uint32_t k4[4];
-      const int token = first + lane / 16 * 8 + lane % 8, column = 16 * k + lane / 8 % 2 * 8;
-      ldmatrix_x4(k4, keys + 2 * static_cast<int>(kv_offset(token, column)));
-      mma_16x8x16(s[0], q[k], k4[0], k4[1]);
-      mma_16x8x16(s[1], q[k], k4[2], k4[3]);
+      ldmatrix_x4(k4, columns_on(keys, k));
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) mma_16x8x16(s[half][k % 2], k4, q[half][k][0], q[half][k][1]);
     }
-    float shrink[2] = {1, 1};  // of what was added before
-    weights[1] = weights[3] = 0;
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
-      float highest = top[half];
+      float shrink[2];  // of what was added before
 #pragma unroll
-      for (int j = 0; j < 2; ++j)
+      for (int i = 0; i < 2; ++i) {
+        float& x = s[half][0][i];
+        float& y = s[half][0][2 + i];
+        x = static_cast<int>(lane) / 4 < tokens ? (x + s[half][1][i]) * scale : -INFINITY;
+        y = static_cast<int>(lane) / 4 + 8 < tokens ? (y + s[half][1][2 + i]) * scale : -INFINITY;
+        float highest = fmaxf(top[half][i], fmaxf(x, y));
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float& x = s[j][2 * half + i];
-          x = 8 * j + lane % 4 * 2 + i < tokens ? x * scale : -INFINITY;
-          highest = fmaxf(highest, x);
-        }
-      highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
-      highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-      const float base = highest == -INFINITY ? 0 : highest;  // where no token counts yet
-      shrink[half] = exp2f(top[half] - base);
-      top[half] = highest;
-      total[half] *= shrink[half];
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float x = exp2f(s[j][2 * half] - base), y = exp2f(s[j][2 * half + 1] - base);
-        total[half] += x + y;
-        weights[2 * j + half] = pack_bf16(x, y);
+        for (int distance = 4; distance < 32; distance *= 2)
+          highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, distance));
+        const float base = highest == -INFINITY ? 0 : highest;  // where no token counts yet
+        shrink[i] = exp2f(top[half][i] - base);
+        top[half][i] = highest;
+        x = exp2f(x - base), y = exp2f(y - base);
+        total[half][i] = total[half][i] * shrink[i] + (x + y);
       }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        weights[half][i] = pack_bf16(s[half][0][2 * i], s[half][0][2 * i + 1]);
+        transpose(weights[half][i]);
+      }
+      if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1))
+#pragma unroll
+        for (auto& sum : sums[half])
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sum[i] *= shrink[i % 2];
     }
-    if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1))
-#pragma unroll
-      for (auto& sum : sums)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sum[i] *= shrink[i / 2];
   }
-  __device__ __forceinline__ void add_values(uint32_t values, int first, const uint32_t (&weights)[4]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+  __device__ __forceinline__ void add_values(const Thread& t, uint32_t values, const uint32_t (&weights)[kHalves][2]) {
+    const unsigned lane = t.lane;
+    values += kv_bytes(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
 #pragma unroll
     for (int n = 0; n < kDh / 16; ++n) {
       uint32_t v4[4];
-      ldmatrix_x4_trans(v4, values + 2 * static_cast<int>(kv_offset(first + lane % 16, 16 * n + lane / 16 * 8)));
-      mma_16x8x16(sums[2 * n], weights, v4[0], v4[1]);
-      mma_16x8x16(sums[2 * n + 1], weights, v4[2], v4[3]);
+      ldmatrix_x4_trans(v4, columns_on(values, n));
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) mma_16x8x16(sums[half][n], v4, weights[half][0], weights[half][1]);
     }
   }
 };
 
-// Adds up what the warps have of a span.
-template <int kDh, int kHalves>
-__device__ __forceinline__ void store_span(const chain::Attention& a, AttentionShared<kDh>& shared,
-                                           Weighted<kDh, kHalves>& mine, const Cursor& c) {
+// Adds up what the warps have of a span: head warp + 8 i of the group to take(i, its top and total, sums).
+template <int kDh, int kHalves, class Take>
+__device__ __forceinline__ void end_span(const Thread& t, AttentionShared<kDh>& shared,
+                                         const Weighted<kDh, kHalves>& mine, int group, const Take& take) {
   constexpr int kValues = kDh / 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, group = a.group();
-  const int64_t first_head = ((static_cast<int64_t>(c.b) * a.kv_heads + c.kv_head) * a.max_spans + c.index) * group;
+  const int warp = t.warp, lane = t.lane;
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
-    float& total = mine.total[half];
-    total += __shfl_xor_sync(~0u, total, 1);
-    total += __shfl_xor_sync(~0u, total, 2);
-    if (lane % 4 == 0) {
-      shared.tops[warp][lane / 4 + 8 * half] = mine.top[half];
-      shared.totals[warp][lane / 4 + 8 * half] = total;
+    sync_consumers();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float total = mine.total[half][i];
+#pragma unroll
+      for (int distance = 4; distance < 32; distance *= 2) total += __shfl_xor_sync(~0u, total, distance);
+      if (lane < 4) shared.stats[warp][8 * half + 2 * lane + i] = make_float2(mine.top[half][i], total);
+#pragma unroll
+      for (int n = 0; n < kDh / 16; ++n)
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+          shared.sums[warp][lane % 4 * 2 + i][16 * n + 8 * j + lane / 4] = mine.sums[half][n][2 * j + i];
     }
-  }
-  sync_consumers();
-#pragma unroll
-  for (int half = 0; half < kHalves; ++half) {
-    const auto top_of = [&](int head) {
-      float top = shared.tops[0][head];
-#pragma unroll
-      for (int w = 1; w < kConsumerWarps; ++w) top = fmaxf(top, shared.tops[w][head]);
-      return top;
-    };
-    const float scale = exp2f(mine.top[half] - top_of(lane / 4 + 8 * half));
-#pragma unroll
-    for (int n = 0; n < kDh / 8; ++n)
-      *reinterpret_cast<float2*>(&shared.sums[warp][lane / 4][8 * n + lane % 4 * 2]) =
-          make_float2(mine.sums[n][2 * half] * scale, mine.sums[n][2 * half + 1] * scale);
     sync_consumers();
     const int head = warp + 8 * half;
-    if (head < group) {
-      float sums[kValues] = {};
+    if (head >= group) continue;
+    chain::Floats<kValues> sums = {};
+    float top = -INFINITY, total = 0;
 #pragma unroll
-      for (int w = 0; w < kConsumerWarps; ++w)
+    for (int w = 0; w < kConsumerWarps; ++w) top = fmaxf(top, shared.stats[w][head].x);
 #pragma unroll
-        for (int i = 0; i < kValues; ++i) sums[i] += shared.sums[w][warp][lane + 32 * i];
+    for (int w = 0; w < kConsumerWarps; ++w) {
+      const float2 stats = shared.stats[w][head];
+      const float weight = exp2f(stats.x - top);
+      const auto x = *reinterpret_cast<const chain::Floats<kValues>*>(&shared.sums[w][warp][lane * kValues]);
+      total += weight * stats.y;
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) a.sums[(first_head + head) * kDh + lane + 32 * i] = sums[i];
-      if (lane == 0) {
-        const float top = top_of(head);
-        float total = 0;
-#pragma unroll
-        for (int w = 0; w < kConsumerWarps; ++w) total += exp2f(shared.tops[w][head] - top) * shared.totals[w][head];
-        a.stats[first_head + head] = make_float2(top, total);
-      }
+      for (int i = 0; i < kValues; ++i) sums.v[i] += weight * x.v[i];
     }
-    sync_consumers();
+    take(half, make_float2(top, total), sums);
   }
-  mine = {};
 }
 
 template <int kDh, int kHalves>
-__device__ __forceinline__ void attend(const chain::Attention& a, const bf16* kv, const Memory& memory,
-                                       const Walk& walk, Cursor c, Turn& turn) {
+__device__ __forceinline__ void attend(const Params& p, int layer, const Memory& memory, const Walk& walk, Cursor c,
+                                       Turn& turn) {
+  constexpr int kValues = kDh / 32;
   AttentionShared<kDh>& shared = *reinterpret_cast<AttentionShared<kDh>*>(memory.x_data);
   static_assert(sizeof(shared) <= kXRing);
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const chain::Attention& a = p.attention;
+  const LayerView& view = p.layers[layer];
+  const Thread thread;
+  const int warp = thread.warp, lane = thread.lane;
   const int warpgroup = warp / 4, first = warp % 4 * 16, group = a.group();
   const float scale = a.scale * 1.44269504088896341f;
   const auto slot_of = [&](int i) {
@@ -186,39 +223,82 @@ __device__ __forceinline__ void attend(const chain::Attention& a, const bf16* kv
     __syncwarp();
     if (lane == 0) free_slot(memory, t.slot);
   };
-  uint32_t q[kDh / 16][4] = {};
+  uint32_t q[kHalves][kDh / 16][2] = {};
   Weighted<kDh, kHalves> mine;
-  bool new_query = true;
-  for (; !walk.done(c); walk.advance(c)) {
-    const int pages = step_pages(c), page = c.page + warpgroup;
-    if (new_query || c.page == 0) {
-      const bf16* from = a.q + (static_cast<int64_t>(c.b) * a.heads + c.kv_head * group) * kDh + lane % 4 * 2;
+  chain::Spans<kValues> sum[kHalves];  // of this warp's heads, from the first span on
+  int before = 0;                      // spans of the sequence that are not here
+  bool is_new = true;
+  for (Cursor next = c; !walk.done(c); c = next) {
+    if (is_new || c.page == 0) {
+      prepare(thread, p, view, memory, shared, c);
+      sync_consumers();
 #pragma unroll
-      for (int half = 0; half < kHalves; ++half)
+      for (int half = 0; half < kHalves; ++half) {
+        const bf16* from = &shared.q[lane / 4 + 8 * half][lane % 4 * 2];
 #pragma unroll
         for (int k = 0; k < kDh / 8; ++k)
-          if (lane / 4 + 8 * half < group)
-            q[k / 2][k % 2 * 2 + half] =
-                __ldcg(reinterpret_cast<const unsigned*>(from + (lane / 4 + 8 * half) * kDh + 8 * k));
-      new_query = false;
+          q[half][k / 2][k % 2] = lane / 4 + 8 * half < group ? *reinterpret_cast<const uint32_t*>(from + 8 * k) : 0;
+        sum[half] = {};
+      }
+      before = c.index;
+      is_new = false;
+      mine = {};
+    } else if (c.in_span == 0) {
+      mine = {};
     }
+    const int pages = step_pages(c), page = c.page + warpgroup, tokens = c.length - page * kKvPageTokens - first;
     if (page < c.pages) {
       const Turn key_turn = slot_of(warpgroup), value_turn = slot_of(pages + warpgroup);
       const uint32_t keys = wait(key_turn);
-      if (page == c.pages - 1) {
+      const bool newest = tokens > 0 && tokens <= 16;
+      if (tokens <= 16) {
         wait(value_turn);
-        mend_last_page<kDh>(a, kv, c, memory.ring_data + key_turn.slot * kSlotBytes,
-                            memory.ring_data + value_turn.slot * kSlotBytes);
-        sync_warpgroup(warpgroup);
+        mend(thread, shared, first, first + tokens - 1, memory.ring_data + key_turn.slot * kSlotBytes,
+             memory.ring_data + value_turn.slot * kSlotBytes);
       }
-      uint32_t weights[4];
-      mine.add(q, keys, first, c.length - page * kKvPageTokens - first, scale, weights);
+      uint32_t weights[kHalves][2];
+      mine.add(thread, q, keys + first * 128, tokens, scale, weights);
       release(key_turn);
-      mine.add_values(wait(value_turn), first, weights);
+      mine.add_values(thread, wait(value_turn) + first * 128, weights);
       release(value_turn);
+      if (newest) append(thread, a, view.kv, shared, c);
     }
     turn.advance(2 * pages, kSlots);
-    if (walk.ends_span(c)) store_span(a, shared, mine, c);
+    walk.advance(next);
+    if (!walk.ends_span(c)) continue;
+
+    const int item = c.b * a.kv_heads + c.kv_head, spans = chain::spans_of(c.pages);
+    const auto place = [&](int span, int i) {
+      return (static_cast<int64_t>(item) * a.max_spans + span) * group + warp + 8 * i;
+    };
+    const bool leaves = c.index + 1 == spans || walk.done(next);
+    end_span(thread, shared, mine, group, [&](int i, float2 stats, const chain::Floats<kValues>& x) {
+      if (before == 0) return sum[i].add(stats, x);
+      const int64_t to = place(c.index, i);
+      if (lane == 0) a.stats[to] = stats;
+      *reinterpret_cast<chain::Floats<kValues>*>(a.sums + to * kDh + lane * kValues) = x;
+    });
+    if (!leaves) continue;
+    if (before > 0) {
+      sync_consumers();
+      if (thread.index == 0) add_release(p.published + item, static_cast<unsigned>(c.index + 1 - before));
+      continue;
+    }
+    if (c.index + 1 < spans) {
+      const auto others = static_cast<unsigned>((layer + 1) * (spans - c.index - 1));
+      if (thread.index == 0)
+        while (load_acquire(p.published + item) < others) {
+        }
+      sync_consumers();
+    }
+#pragma unroll
+    for (int i = 0; i < kHalves; ++i) {
+      if (warp + 8 * i >= group) continue;
+#pragma unroll 4
+      for (int span = c.index + 1; span < spans; ++span)
+        sum[i].add(a.stats + place(span, i), a.sums + place(span, i) * kDh + lane * kValues);
+      sum[i].store(a.y, c.b, (c.kv_head * group + warp + 8 * i) * kDh + lane * kValues);
+    }
   }
 }
 

@@ -14,11 +14,9 @@ namespace saccade::cuda::chain {
 using bf16 = __nv_bfloat16;
 
 inline constexpr int kMaxRows = 64;
-inline constexpr int kGroupStrips = 8;  // of a split matmul: 128 rows
-inline constexpr int kGroupRows = kGroupStrips * kStripRows;
 
 // Activations [B,K] of a matmul: K/64 tiles of 64 rows x 64 values, swizzled, whatever B is.
-SACCADE_HOST_DEVICE constexpr int64_t tile_offset(int64_t row, int64_t column) {
+SACCADE_HOST_DEVICE constexpr unsigned tile_offset(unsigned row, unsigned column) {
   return column / kBlockCols * (kMaxRows * kBlockCols) + swizzled(row, column % kBlockCols);
 }
 
@@ -27,26 +25,33 @@ __device__ __forceinline__ float rounded(float x) { return __bfloat162float(__fl
 // A matrix cut into `ctas` ranges of equal bytes: units are (group of strips, block of 64 columns), columns inside. A
 // group is summed from the partial sums of the CTAs that touch it, in their order. Depends on N, K and the device.
 struct Split {
-  int groups = 0, blocks = 0, ctas = 0;
+  int groups = 0, blocks = 0, ctas = 0, log_strips = 0;  // 2^log_strips strips in a group
+  int most = 0;                                          // CTAs of a group
 
   SACCADE_HOST_DEVICE int units() const { return groups * blocks; }
-  SACCADE_HOST_DEVICE int begin(int cta) const { return units() * cta / ctas; }
   SACCADE_HOST_DEVICE int cta_of(int unit) const { return ((unit + 1) * ctas - 1) / units(); }
   SACCADE_HOST_DEVICE int first(int group) const { return cta_of(group * blocks); }
   SACCADE_HOST_DEVICE int count(int group) const { return cta_of((group + 1) * blocks - 1) - first(group) + 1; }
-  SACCADE_HOST_DEVICE int most() const { return (ctas + groups - 1) / groups + 1; }  // no count is larger
 };
 
-// Partial sums [groups, most, rows, 128] F32 of a split matmul.
+// Partial sums [groups, most, strips of a group, rows, 16] F32 of a split matmul. Of a strip's columns, those that a
+// thread has of wgmma are neighbours, and so are those that rope needs together: 0, 1, 8, 9, 2, 3, 10, 11 and so on.
 struct Partials {
   float* data = nullptr;
   Split split;
   int rows = 0;
+  const uint8_t* counts = nullptr;  // of each group; else each has one
 
-  __device__ const float* of(int row, int n) const {  // of the first CTA; those of the next are `step()` further
-    return data + (static_cast<int64_t>(n / kGroupRows) * split.most() * rows + row) * kGroupRows + n % kGroupRows;
+  SACCADE_HOST_DEVICE int64_t floats() const { return step() * split.groups * split.most; }
+  // Of the next CTA behind those of the one before.
+  SACCADE_HOST_DEVICE int64_t step() const { return static_cast<int64_t>(rows * kStripRows) << split.log_strips; }
+  // Of the strip's `part`th CTA: columns n, n + 1, n + 8 and n + 9 of a row; n % 16 = 0, 2, 4 or 6.
+  SACCADE_HOST_DEVICE float* of(int part, int row, int n) const {
+    const int strip = n / kStripRows, group = strip >> split.log_strips;
+    return data + (group * split.most + part) * step() +
+           ((strip - (group << split.log_strips)) * rows + row) * kStripRows + n % kStripRows * 2;
   }
-  __device__ int64_t step() const { return static_cast<int64_t>(rows) * kGroupRows; }
+  __device__ int count(int n) const { return counts == nullptr ? 1 : counts[n / kStripRows >> split.log_strips]; }
 };
 
 // A matrix in strips, cut for a matmul: by units of a Split, or, where an epilogue needs complete sums, by whole
@@ -58,15 +63,21 @@ struct Matrix {
   Split split;
 };
 
-inline Matrix matrix_of(const Weight& w, bool whole) {
+// Groups of more strips make fewer partial sums, of fewer take less of x to each CTA.
+enum class Cut { kWhole, kFourStrips, kEightStrips };
+
+inline Matrix matrix_of(const Weight& w, Cut cut) {
   Matrix m;
   m.w = static_cast<const bf16*>(w.data[0].data);
   m.strips = static_cast<int>(strips_of(w.rows()));
   m.blocks = static_cast<int>(blocks_of(w.cols()));
-  m.whole = whole;
-  m.split.groups = (m.strips + kGroupStrips - 1) / kGroupStrips;
-  m.split.blocks = m.blocks;
-  m.split.ctas = !use_hopper() ? m.split.groups : std::min(sm_count(), whole ? m.strips : m.split.units());
+  m.whole = cut == Cut::kWhole;
+  Split& split = m.split;
+  split.log_strips = m.whole ? 0 : cut == Cut::kFourStrips ? 2 : 3;
+  split.groups = (m.strips + (1 << split.log_strips) - 1) >> split.log_strips;
+  split.blocks = m.blocks;
+  split.ctas = !use_hopper() ? split.groups : std::min(sm_count(), m.whole ? m.strips : split.units());
+  split.most = (split.ctas + split.groups - 1) / split.groups + 1;
   return m;
 }
 
@@ -77,18 +88,18 @@ struct Linear {
   Matrix m;
   int rows = 0, n = 0;
   Out out = kPartials;
-  float* partials = nullptr;  // kPartials: see Partials
-  bf16* tiles = nullptr;      // kGateUpSilu: [N/2/64,64,64]
-  float* logits = nullptr;    // kLogits: [B,N]
+  Partials partials;        // kPartials
+  bf16* tiles = nullptr;    // kGateUpSilu: [N/2/64,64,64]
+  float* logits = nullptr;  // kLogits: [B,N]
 };
 
 // Takes the sums of rows n and n + 8 of the matrix (n % 16 < 8) for row b of x.
-__device__ __forceinline__ void store(const Linear& a, float* partials, int n, int b, float low, float high) {
+__device__ __forceinline__ void store(const Linear& a, int n, int b, float low, float high) {
   if (b >= a.rows) return;
   if (a.out == Linear::kPartials) {
-    float* y = partials + b * kGroupRows + n % kGroupRows;
+    float* y = a.partials.of(0, b, n / 2 * 2) + n % 2;
     y[0] = low;
-    y[8] = high;
+    y[2] = high;
   } else if (a.out == Linear::kGateUpSilu) {
     const float gate = rounded(low);
     const float silu = rounded(gate / (1 + __expf(-gate)));
@@ -133,6 +144,7 @@ SACCADE_HOST_DEVICE constexpr int span_pages(int pages) {
   const int even = kStepPages * ((pages + kStepPages * kMaxSpans - 1) / (kStepPages * kMaxSpans));
   return even < kLeastSpanPages ? kLeastSpanPages : even;
 }
+SACCADE_HOST_DEVICE constexpr int spans_of(int pages) { return (pages + span_pages(pages) - 1) / span_pages(pages); }
 
 void rope_append(Stream stream, const Attention& a, const Partials& qkv, const bf16* bias);
 void attend(Stream stream, const Attention& a);   // q, kv -> sums, stats
@@ -142,7 +154,7 @@ void combine(Stream stream, const Attention& a);  // sums, stats -> y
 struct Operands {
   bf16 *x = nullptr, *activated = nullptr;  // tiles of [B,D] and [B,F]
   float* partials = nullptr;
-  unsigned* arrived = nullptr;
+  unsigned* arrived = nullptr;  // and published: see decode_batch.cuh
 };
 bool can_decode_at_once(const Decoder& d);
 void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, const Attention& attention,

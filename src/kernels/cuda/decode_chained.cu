@@ -11,6 +11,7 @@ namespace saccade::cuda {
 namespace {
 
 using chain::bf16;
+using chain::Cut;
 
 const bf16* values(const Tensor& t) { return static_cast<const bf16*>(t.data); }
 
@@ -23,7 +24,7 @@ bool is_strips(const Weight& w, int64_t n, int64_t k, Weight::RowOrder order) {
          k % kBlockCols == 0;
 }
 
-int spans_of(int64_t max_pages) {
+int most_spans(int64_t max_pages) {
   constexpr int kLeast = chain::kLeastSpanPages;
   return static_cast<int>(std::min<int64_t>(chain::kMaxSpans, (max_pages + kLeast - 1) / kLeast));
 }
@@ -38,11 +39,12 @@ Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
   const auto tiles = [](int64_t columns) { return static_cast<size_t>(columns) * chain::kMaxRows * sizeof(bf16); };
   const DecoderLayer& layer = d.layers[0];
   const size_t heads = static_cast<size_t>(rows * d.heads), head_dim = static_cast<size_t>(d.head_dim);
-  const size_t spans = static_cast<size_t>(spans_of(max_pages));
+  const size_t spans = static_cast<size_t>(most_spans(max_pages));
   size_t partials = 0;
-  for (const Weight* w : {&layer.qkv, &layer.output, &layer.down}) {
-    const chain::Split split = chain::matrix_of(*w, false).split;
-    partials = std::max(partials, static_cast<size_t>(split.groups * split.most() * rows * chain::kGroupRows));
+  for (const auto& [w, cut] :
+       {std::pair{&layer.qkv, Cut::kFourStrips}, {&layer.output, Cut::kFourStrips}, {&layer.down, Cut::kEightStrips}}) {
+    const chain::Partials p = {nullptr, chain::matrix_of(*w, cut).split, static_cast<int>(rows)};
+    partials = std::max(partials, static_cast<size_t>(p.floats()));
   }
   b.x = take(tiles(d.norm.dim(0)));
   b.attended = take(tiles(d.heads * d.head_dim));
@@ -51,7 +53,7 @@ Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
   b.sums = take(heads * spans * head_dim * sizeof(float));
   b.stats = take(heads * spans * sizeof(float2));
   b.partials = take(partials * sizeof(float));
-  b.arrived = take(sizeof(unsigned));
+  b.arrived = take((1 + static_cast<size_t>(rows * d.kv_heads)) * sizeof(unsigned));
   return b;
 }
 
@@ -94,7 +96,7 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   attention.kv_heads = static_cast<int>(d.kv_heads);
   attention.head_dim = static_cast<int>(d.head_dim);
   attention.max_pages = static_cast<int>(max_pages);
-  attention.max_spans = spans_of(max_pages);
+  attention.max_spans = most_spans(max_pages);
   attention.scale = 1 / std::sqrt(static_cast<float>(d.head_dim));
   attention.cos_sin = step.cos_sin.as<float>();
   attention.slots = step.slots.as<int32_t>();
@@ -110,19 +112,19 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
                                  {x, activated, reinterpret_cast<float*>(base + buffers.partials),
                                   reinterpret_cast<unsigned*>(base + buffers.arrived)});
 
-  const auto linear = [&](const bf16* from, const Weight& w, bool whole) {
+  const auto linear = [&](const bf16* from, const Weight& w, Cut cut) {
     chain::Linear a;
     a.x = from;
-    a.m = chain::matrix_of(w, whole);
+    a.m = chain::matrix_of(w, cut);
     a.rows = rows;
     a.n = static_cast<int>(w.rows());
     return a;
   };
-  const auto split = [&](const bf16* from, const Weight& w) {
-    chain::Linear a = linear(from, w, false);
-    a.partials = reinterpret_cast<float*>(base + buffers.partials);
+  const auto split = [&](const bf16* from, const Weight& w, Cut cut) {
+    chain::Linear a = linear(from, w, cut);
+    a.partials = {reinterpret_cast<float*>(base + buffers.partials), a.m.split, rows};
     chain::linear_portable(stream, a);
-    return chain::Partials{a.partials, a.m.split, rows};
+    return a.partials;
   };
   const auto norm = [&](const chain::Partials& partials, const Tensor& w) {
     chain::Norm a;
@@ -140,17 +142,17 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   for (int64_t i = 0; i < d.depth; ++i) {
     const DecoderLayer& layer = d.layers[i];
     attention.kv = static_cast<bf16*>(d.kv_layers[i].data);
-    chain::rope_append(stream, attention, split(x, layer.qkv), values(layer.qkv.bias[0]));
+    chain::rope_append(stream, attention, split(x, layer.qkv, Cut::kFourStrips), values(layer.qkv.bias[0]));
     chain::attend(stream, attention);
     chain::combine(stream, attention);
-    norm(split(attention.y, layer.output), layer.mlp_norm);
-    chain::Linear gate_up = linear(x, layer.gate_up, true);
+    norm(split(attention.y, layer.output, Cut::kFourStrips), layer.mlp_norm);
+    chain::Linear gate_up = linear(x, layer.gate_up, Cut::kWhole);
     gate_up.out = chain::Linear::kGateUpSilu;
     gate_up.tiles = activated;
     chain::linear_portable(stream, gate_up);
-    norm(split(activated, layer.down), i + 1 < d.depth ? d.layers[i + 1].attention_norm : d.norm);
+    norm(split(activated, layer.down, Cut::kEightStrips), i + 1 < d.depth ? d.layers[i + 1].attention_norm : d.norm);
   }
-  chain::Linear head = linear(x, d.head, true);
+  chain::Linear head = linear(x, d.head, Cut::kWhole);
   head.out = chain::Linear::kLogits;
   head.logits = step.logits.as<float>();
   chain::linear_portable(stream, head);

@@ -30,10 +30,9 @@ __global__ void __launch_bounds__(128) linear_kernel(const Linear a) {
                     pair_at(x, first_row + 8 * j + row, k + 8 + column));
     }
   }
-  float* partials = a.partials + static_cast<int64_t>(strip / kGroupStrips) * a.m.split.most() * a.rows * kGroupRows;
   for (int j = 0; j < 2; ++j)
     for (int i = 0; i < 2; ++i)
-      store(a, partials, strip * kStripRows + row, first_row + 8 * j + column + i, sums[j][i], sums[j][2 + i]);
+      store(a, strip * kStripRows + row, first_row + 8 * j + column + i, sums[j][i], sums[j][2 + i]);
 }
 
 }  // namespace

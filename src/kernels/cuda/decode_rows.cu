@@ -7,10 +7,12 @@ namespace {
 
 // A CTA a row.
 __global__ void __launch_bounds__(512) add_norm_kernel(const Norm a) {
-  extern __shared__ Four row[];
+  extern __shared__ Eight row[];
   __shared__ float warp_sums[16];
   pdl_launch();
-  add_norm_row(a, blockIdx.x, blockDim.x, row, warp_sums, pdl_wait, [] { __syncthreads(); });
+  pdl_wait();
+  add_norm_row(
+      a, blockIdx.x, threadIdx.x, blockDim.x, row, warp_sums, [] {}, [] { __syncthreads(); });
 }
 
 __global__ void __launch_bounds__(128) rope_append_kernel(const Attention a, const Partials qkv, const bf16* bias) {
@@ -27,7 +29,7 @@ __global__ void __launch_bounds__(128) combine_kernel(const Attention a) {
 }  // namespace
 
 void add_norm(Stream stream, const Norm& a) {
-  const dim3 threads(std::min(512, (a.width / 4 + 31) / 32 * 32));
+  const dim3 threads(std::min(512, (a.width / 8 + 31) / 32 * 32));
   const size_t shared = static_cast<size_t>(a.width) * sizeof(bf16);
   if (a.partials.data == nullptr) {  // the first of a step: after everything before it
     add_norm_kernel<<<a.rows, threads, shared, stream>>>(a);

@@ -11,41 +11,6 @@ namespace saccade::cuda::chain {
 
 __device__ __forceinline__ float4 add(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 
-// Sums of four columns in each of two places of a row. One copy of the code for all callers.
-struct Sums {
-  float4 at[2];
-};
-struct Parts {
-  const float* from;
-  int count;
-};
-static __device__ __noinline__ Sums sum_parts(Parts first, Parts second, int64_t step) {
-  constexpr int kAtOnce = 12;  // loads in flight of each sum
-  Sums sums = {};
-  Parts of[2] = {first, second};
-  const int most = max(first.count, second.count);
-  for (int i = 0; i < most; i += kAtOnce) {
-    float4 parts[2][kAtOnce];
-#pragma unroll
-    for (int s = 0; s < 2; ++s)
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j, of[s].from += step)
-        parts[s][j] = i + j < of[s].count ? __ldcg(reinterpret_cast<const float4*>(of[s].from)) : float4{};
-#pragma unroll
-    for (int s = 0; s < 2; ++s)
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) sums.at[s] = add(sums.at[s], parts[s][j]);
-  }
-  return sums;
-}
-// From columns n and n + stride on; of a place behind `width` zeros.
-__device__ __forceinline__ Sums sum_partials(const Partials& p, int row, int n, int stride, int width) {
-  const auto of = [&](int column) {
-    return Parts{p.of(row, column), column < width ? p.split.count(column / kGroupRows) : 0};
-  };
-  return sum_parts(of(n), of(n + stride), p.step());
-}
-
 __device__ __forceinline__ float warp_sum(float v) {
   for (int i = 16; i > 0; i /= 2) v += __shfl_xor_sync(~0u, v, i);
   return v;
@@ -54,59 +19,112 @@ __device__ __forceinline__ float warp_sum(float v) {
 struct alignas(8) Four {
   bf16 v[4];
 };
+// Columns n to n + 3 and n + 8 to n + 11 of a row, n % 16 = 0 or 4.
+struct Eight {
+  Four at[2];
+};
+__device__ __forceinline__ Eight load_eight(const bf16* from) {
+  return {{*reinterpret_cast<const Four*>(from), *reinterpret_cast<const Four*>(from + 8)}};
+}
+__device__ __forceinline__ void store_eight(bf16* to, const Eight& values) {
+  *reinterpret_cast<Four*>(to) = values.at[0];
+  *reinterpret_cast<Four*>(to + 8) = values.at[1];
+}
 
-// Of a row, by `threads` threads that meet in sync(); four columns a thread in two places at a time. Shared memory:
+// Sums of such columns, as Partials have them.
+struct Parts {
+  const float4* from;
+  int count;
+};
+struct Sums {
+  float4 at[2];
+
+  // Of value i of Four j of an Eight.
+  __device__ __forceinline__ float of(int j, int i) const { return (&at[i / 2].x)[2 * j + i % 2]; }
+};
+__device__ __forceinline__ Parts parts_of(const Partials& p, int row, int n) {
+  return {reinterpret_cast<const float4*>(p.of(0, row, n)), p.count(n)};
+}
+__device__ __forceinline__ float4 load_if(bool wanted, const float4* from) {  // else undefined
+  float4 v;
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];\n}"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(from), "r"(static_cast<int>(wanted)));
+  return v;
+}
+__device__ __forceinline__ Sums sum_parts(Parts of, int step) {
+  constexpr int kAtOnce = 6;  // loads in flight of each sum
+  Sums sums = {};
+#pragma unroll 1
+  for (; of.count > 0; of.count -= kAtOnce, of.from += kAtOnce * step) {
+    float4 parts[kAtOnce][2];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) parts[i][j] = load_if(i < of.count, of.from + i * step + j);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i)
+      if (i < of.count)
+#pragma unroll
+        for (int j = 0; j < 2; ++j) sums.at[j] = add(sums.at[j], parts[i][j]);
+  }
+  return sums;
+}
+
+// Of a row, by `threads` threads that meet in sync(); `thread` is this one. h may be read before wait(). Shared memory:
 // `row` [D], `warp_sums` [threads / 32].
 template <class Wait, class Sync>
-__device__ __forceinline__ void add_norm_row(const Norm& a, int b, int threads, Four* row, float* warp_sums,
-                                             const Wait& wait, const Sync& sync) {
-  constexpr int kSums = 2;
-  const int first = static_cast<int>(threadIdx.x) * 4, stride = threads * 4;
-  const auto weight_of = [&](int n) { return __ldg(reinterpret_cast<const uint2*>(a.w + n)); };
-  uint2 weights[kSums];
-#pragma unroll
-  for (int s = 0; s < kSums; ++s) weights[s] = first + s * stride < a.width ? weight_of(first + s * stride) : uint2{};
+__device__ __forceinline__ void add_norm_row(const Norm& a, int b, int thread, int threads, Eight* row,
+                                             float* warp_sums, const Wait& wait, const Sync& sync) {
+  const int eights = a.width / 8;
+  const auto column_of = [](int i) { return i / 2 * kStripRows + i % 2 * 4; };
+  bf16* const h = a.h + static_cast<int64_t>(b) * a.width;
+  Eight weights = {}, values = {};
+  Parts parts = {};
+  if (thread < eights) {
+    weights = load_eight(a.w + column_of(thread));
+    values = load_eight(h + column_of(thread));
+    if (a.partials.data != nullptr) parts = parts_of(a.partials, b, column_of(thread));
+  }
   wait();
-  bf16* h = a.h + static_cast<int64_t>(b) * a.width;
   float squares = 0;
-  for (int n = first; n < a.width; n += kSums * stride) {
-    Sums sums;
-    if (a.partials.data != nullptr) sums = sum_partials(a.partials, b, n, stride, a.width);
+  for (int i = thread; i < eights; i += threads) {
+    const int n = column_of(i);
+    if (i != thread) values = load_eight(h + n);
+    if (a.partials.data != nullptr) {
+      if (i != thread) parts = parts_of(a.partials, b, n);
+      const Sums sums = sum_parts(parts, a.partials.step() / 4);
 #pragma unroll
-    for (int s = 0; s < kSums; ++s) {
-      const int column = n + s * stride;
-      if (column >= a.width) continue;
-      Four values = *reinterpret_cast<const Four*>(h + column);
-      if (a.partials.data != nullptr) {
-        const float of[4] = {sums.at[s].x, sums.at[s].y, sums.at[s].z, sums.at[s].w};
-        for (int i = 0; i < 4; ++i) values.v[i] = __float2bfloat16(__bfloat162float(values.v[i]) + rounded(of[i]));
-        *reinterpret_cast<Four*>(h + column) = values;
+      for (int k = 0; k < 8; ++k) {
+        bf16& v = values.at[k / 4].v[k % 4];
+        v = __float2bfloat16(__bfloat162float(v) + rounded(sums.of(k / 4, k % 4)));
       }
-      row[column / 4] = values;
-      for (int i = 0; i < 4; ++i) {
-        const float v = __bfloat162float(values.v[i]);
-        squares += v * v;
-      }
+      store_eight(h + n, values);
+    }
+    row[i] = values;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const float v = __bfloat162float(values.at[k / 4].v[k % 4]);
+      squares += v * v;
     }
   }
   squares = warp_sum(squares);
-  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = squares;
+  if (thread % 32 == 0) warp_sums[thread / 32] = squares;
   sync();
   float total = 0;
   for (int i = 0; i < threads / 32; ++i) total += warp_sums[i];
   const float scale = 1 / sqrtf(total / static_cast<float>(a.width) + a.eps);
-  for (int n = first; n < a.width; n += kSums * stride)
+  for (int i = thread; i < eights; i += threads) {
+    const int n = column_of(i);
+    if (i != thread) weights = load_eight(a.w + n);
+    values = row[i];
 #pragma unroll
-    for (int s = 0; s < kSums; ++s) {
-      const int column = n + s * stride;
-      if (column >= a.width) continue;
-      const uint2 packed = n == first ? weights[s] : weight_of(column);
-      const Four& w = reinterpret_cast<const Four&>(packed);
-      Four values = row[column / 4];
-      for (int i = 0; i < 4; ++i)
-        values.v[i] = __float2bfloat16(rounded(__bfloat162float(values.v[i]) * scale) * __bfloat162float(w.v[i]));
-      *reinterpret_cast<Four*>(a.x + tile_offset(b, column)) = values;
+    for (int k = 0; k < 8; ++k) {
+      bf16& v = values.at[k / 4].v[k % 4];
+      v = __float2bfloat16(rounded(__bfloat162float(v) * scale) * __bfloat162float(weights.at[k / 4].v[k % 4]));
     }
+    for (int j = 0; j < 2; ++j) *reinterpret_cast<Four*>(a.x + tile_offset(b, n + 8 * j)) = values.at[j];
+  }
 }
 
 // Heads of q, k and v that a warp takes at a time: eight values a lane, four pairs.
@@ -115,76 +133,102 @@ __host__ __device__ constexpr int rope_items(const Attention& a) {
   const int heads = a.rows * (a.heads + 2 * a.kv_heads), at_once = rope_heads(a.head_dim);
   return (heads + at_once - 1) / at_once;
 }
+// Four values in each half of a head, from value i of a half on, at columns `place` and place + 8: turned where the
+// head is not of v. `head` of q, k and v; i % 4 = 0.
+struct Turned {
+  int place;
+  Eight values;
+};
+template <class Wait>
+__device__ __forceinline__ Turned turn_head(const Attention& a, const Partials& qkv, const bf16* bias, int b, int head,
+                                            int i, const Wait& wait) {
+  const float* cos_sin = a.cos_sin + static_cast<int64_t>(b) * a.head_dim + i;
+  const float4 cos4 = *reinterpret_cast<const float4*>(cos_sin),
+               sin4 = *reinterpret_cast<const float4*>(cos_sin + a.head_dim / 2);
+  const bool value = head >= a.heads + a.kv_heads;
+  Turned y = {static_cast<int>(paired_row(i, 0)), {}};
+  const int n = head * a.head_dim + y.place;
+  const Eight add = bias != nullptr ? load_eight(bias + n) : Eight{};
+  const Parts parts = parts_of(qkv, b, n);
+  wait();
+  const Sums sums = sum_parts(parts, qkv.step() / 4);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const float first = rounded(sums.of(0, k) + __bfloat162float(add.at[0].v[k])),
+                second = rounded(sums.of(1, k) + __bfloat162float(add.at[1].v[k]));
+    const float c = (&cos4.x)[k], s = (&sin4.x)[k];
+    y.values.at[0].v[k] = __float2bfloat16(value ? first : rounded(first * c) + rounded(-second * s));
+    y.values.at[1].v[k] = __float2bfloat16(value ? second : rounded(second * c) + rounded(first * s));
+  }
+  return y;
+}
 template <class Wait>
 __device__ __forceinline__ void rope_append_heads(const Attention& a, bf16* kv, const Partials& qkv, const bf16* bias,
                                                   int item, const Wait& wait) {
-  const int heads = a.heads + 2 * a.kv_heads, half = a.head_dim / 2, lanes = half / 4, lane = threadIdx.x % 32;
+  const int heads = a.heads + 2 * a.kv_heads, lanes = a.head_dim / 8, lane = threadIdx.x % 32;
   const int index = min(item * rope_heads(a.head_dim) + lane / lanes, a.rows * heads - 1);  // the last: more than once
-  const int b = index / heads, head = index % heads, i = lane % lanes * 4;
-  const bool value = head >= a.heads + a.kv_heads;
-  const int kv_head = head - a.heads - (value ? a.kv_heads : 0);
-  const int slot = a.slots[b];
-  const float* cos_sin = a.cos_sin + static_cast<int64_t>(b) * a.head_dim + i;
-  const float4 cos4 = *reinterpret_cast<const float4*>(cos_sin),
-               sin4 = *reinterpret_cast<const float4*>(cos_sin + half);
-  // Places of the pairs' halves; of v, whose order is plain, simply two places.
-  const int places[2] = {static_cast<int>(paired_row(i, 0)), static_cast<int>(paired_row(i, 1))};
-  const int n = head * a.head_dim;
-  Four add[2] = {};
-  if (bias != nullptr)
-    for (int j = 0; j < 2; ++j) add[j] = *reinterpret_cast<const Four*>(bias + n + places[j]);
-  wait();
-  const Sums sums = sum_partials(qkv, b, n + places[0], places[1] - places[0], heads * a.head_dim);
-  Four y[2];
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const float first = rounded((&sums.at[0].x)[k] + __bfloat162float(add[0].v[k])),
-                second = rounded((&sums.at[1].x)[k] + __bfloat162float(add[1].v[k]));
-    const float c = (&cos4.x)[k], s = (&sin4.x)[k];
-    y[0].v[k] = __float2bfloat16(value ? first : rounded(first * c) + rounded(-second * s));
-    y[1].v[k] = __float2bfloat16(value ? second : rounded(second * c) + rounded(first * s));
-  }
+  const int b = index / heads, head = index % heads, value = head >= a.heads + a.kv_heads ? 1 : 0;
+  const int slot = a.slots[b], kv_head = head - a.heads - value * a.kv_heads;
+  const Turned y = turn_head(a, qkv, bias, b, head, lane % lanes * 4, wait);
   bf16* const cache = kv + ((static_cast<int64_t>(slot / kKvPageTokens) * 2 + value) * a.kv_heads + kv_head) *
                                kKvPageTokens * a.head_dim;
   for (int j = 0; j < 2; ++j) {
-    bf16* to = head < a.heads ? a.q + (static_cast<int64_t>(b) * a.heads + head) * a.head_dim + places[j]
-                              : cache + kv_offset(slot % kKvPageTokens, places[j]);
-    *reinterpret_cast<Four*>(to) = y[j];
+    const int place = y.place + 8 * j;
+    bf16* to = head < a.heads ? a.q + (static_cast<int64_t>(b) * a.heads + head) * a.head_dim + place
+                              : cache + kv_offset(slot % kKvPageTokens, place);
+    *reinterpret_cast<Four*>(to) = y.values.at[j];
   }
 }
+
+// Neighbouring columns: 4 or 2.
+template <int kValues>
+struct alignas(4 * kValues) Floats {
+  float v[kValues];
+};
+
+// Softmax and weighted sum of spans, one after another: kValues neighbouring columns of a head.
+template <int kValues>
+struct Spans {
+  float top = -INFINITY, total = 0, sums[kValues] = {};
+
+  // The same bits wherever it is compiled.
+  __device__ __forceinline__ void add(float2 stats, const Floats<kValues>& x) {
+    const float highest = fmaxf(top, stats.x), shrink = exp2f(top - highest), weight = exp2f(stats.x - highest);
+    top = highest;
+    total = __fmaf_rn(total, shrink, __fmul_rn(weight, stats.y));
+#pragma unroll
+    for (int k = 0; k < kValues; ++k) sums[k] = __fmaf_rn(sums[k], shrink, __fmul_rn(weight, x.v[k]));
+  }
+  __device__ __forceinline__ void add(const float2* stats, const float* from) {
+    Floats<kValues> x;
+    if constexpr (kValues == 4)
+      *reinterpret_cast<float4*>(&x) = __ldcg(reinterpret_cast<const float4*>(from));
+    else
+      *reinterpret_cast<float2*>(&x) = __ldcg(reinterpret_cast<const float2*>(from));
+    add(__ldcg(stats), x);
+  }
+  // To columns `column` on of row b of tiles.
+  __device__ __forceinline__ void store(bf16* y, int b, int column) const {
+    uint32_t* to = reinterpret_cast<uint32_t*>(y + tile_offset(b, column));
+#pragma unroll
+    for (int k = 0; k < kValues; k += 2) to[k / 2] = pack_bf16(sums[k] / total, sums[k + 1] / total);
+  }
+};
 
 // Spans of a query head of one row, by a warp.
 template <int kDh, class Wait>
 __device__ __forceinline__ void combine_head(const Attention& a, int item, const Wait& wait) {
   constexpr int kValues = kDh / 32;
-  const int b = item / a.heads, head = item % a.heads, lane = threadIdx.x % 32;
+  const int b = item / a.heads, head = item % a.heads, lane = threadIdx.x % 32, group = a.group();
   if (b >= a.rows) return wait();
-  const int group = a.group(), pages = (a.kv_lens[b] + kKvPageTokens - 1) / kKvPageTokens;
-  const int spans = (pages + span_pages(pages) - 1) / span_pages(pages);
+  const int spans = spans_of((a.kv_lens[b] + kKvPageTokens - 1) / kKvPageTokens);
   const int64_t first = (static_cast<int64_t>(b) * a.kv_heads + head / group) * a.max_spans * group + head % group;
   wait();
-  float top = -INFINITY, total = 0, sums[kValues] = {};
-  const float* from = a.sums + first * kDh + lane * kValues;
+  Spans<kValues> sum;
 #pragma unroll 4
-  for (int i = 0; i < spans; ++i) {
-    const float2 stats = __ldcg(a.stats + first + i * group);
-    float x[kValues];
-    if constexpr (kValues == 4)
-      *reinterpret_cast<float4*>(x) =
-          __ldcg(reinterpret_cast<const float4*>(from + static_cast<int64_t>(i) * group * kDh));
-    else
-      *reinterpret_cast<float2*>(x) =
-          __ldcg(reinterpret_cast<const float2*>(from + static_cast<int64_t>(i) * group * kDh));
-    const float highest = fmaxf(top, stats.x), shrink = exp2f(top - highest), weight = exp2f(stats.x - highest);
-    top = highest;
-    total = total * shrink + weight * stats.y;
-#pragma unroll
-    for (int k = 0; k < kValues; ++k) sums[k] = sums[k] * shrink + weight * x[k];
-  }
-  uint32_t packed[kValues / 2];
-  for (int k = 0; k < kValues; k += 2) packed[k / 2] = pack_bf16(sums[k] / total, sums[k + 1] / total);
-  uint32_t* to = reinterpret_cast<uint32_t*>(a.y + tile_offset(b, head * kDh + lane * kValues));
-  for (int k = 0; k < kValues / 2; ++k) to[k] = packed[k];
+  for (int64_t i = first; i < first + spans * group; i += group)
+    sum.add(a.stats + i, a.sums + i * kDh + lane * kValues);
+  sum.store(a.y, b, head * kDh + lane * kValues);
 }
 
 }  // namespace saccade::cuda::chain

@@ -27,7 +27,8 @@ SACCADE_HOST_DEVICE constexpr int64_t strips_of(int64_t n) { return (n + kStripR
 SACCADE_HOST_DEVICE constexpr int64_t blocks_of(int64_t k) { return (k + kBlockCols - 1) / kBlockCols; }
 
 // Element (row, column) of a swizzled tile whose rows are 64 values.
-SACCADE_HOST_DEVICE constexpr int64_t swizzled(int64_t row, int64_t column) {
+template <class Int>
+SACCADE_HOST_DEVICE constexpr Int swizzled(Int row, Int column) {
   return row * kBlockCols + ((column / 8) ^ (row % 8)) * 8 + column % 8;
 }
 // Element (n, k) of a matrix of `blocks` = blocks_of(K).
