@@ -7,126 +7,22 @@
 // barriers; only activations do, which another warp brings from the L2 cache.
 //
 // Products: x [64 rows, of which B count] is the operand of 64 rows of wgmma and a tile of 64 rows of weights the one
-// of 64 columns. A CTA has a range of (group of 128 rows, block of K) units of equal bytes, whose sums the next stage
+// of 64 columns. A CTA has a range of (group of rows, block of K) units of equal bytes, whose sums the next stage
 // adds up, or of whole strips where an epilogue needs complete sums. Two warpgroups take turns at tiles.
 // Bytes: all weights and the cache, once. Sums are in float, in an order that depends on N, K and the number of SMs.
-#include <algorithm>
-#include <climits>
-#include <cmath>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode_batch_attention.cuh"
+#include "kernels/cuda/decode_batch_stream.cuh"
 #include "kernels/cuda/linear_wgmma.cuh"
 
 namespace saccade::cuda {
 namespace batch {
 namespace {
 
-// Of the i-th product; before the first one -1.
-__device__ __forceinline__ int phase_of(const Params& p, int i) { return i < 4 * p.depth ? i % 4 : kHead; }
 __device__ __forceinline__ const bf16* weights_of(const Params& p, int layer, int phase) {
   return phase == kHead ? p.head : p.layers[layer].weights[phase];
 }
-
-// ---- The warps that stream weights and cache: of each slot one brings the first half, the other the second.
-
-struct Streamer {
-  const Params& p;
-  const Memory& memory;
-  int lane, half, flying = 0;
-  Turn turn, landing;
-
-  // The slot of the next `bytes` of this half, when it is free and few others are on their way. All lanes.
-  __device__ __forceinline__ void next(uint32_t bytes) {
-    if (flying == kInFlight) {
-      mbarrier_wait(memory.full(landing.slot), landing.parity);
-      landing.advance(1, kSlots);
-      --flying;
-    }
-    mbarrier_wait(memory.empty(turn.slot), turn.parity ^ 1);
-    if (lane == 0) mbarrier_expect(memory.full(turn.slot), bytes);
-    __syncwarp();
-    ++flying;
-  }
-
-  __device__ __forceinline__ void product(const chain::Matrix& m, Range range, const bf16* w) {
-    Piece piece;
-    while (range.next(m, piece)) {
-      const int tiles = piece.tiles();
-      for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
-        const bf16* from = w + (static_cast<int64_t>(piece.strip + lane) * m.blocks + block + half) * kBlockElements;
-        for (int tile = 0; tile < tiles; ++tile) {
-          const int strips =
-              block + half < piece.end ? min(kTileStrips, piece.strips - tile * kTileStrips) : 0;  // that have bytes
-          next(static_cast<uint32_t>(strips * kBlockBytes));
-          if (lane < strips)
-            bulk_copy_evict_first(memory.ring + turn.slot * kSlotBytes + half * kTileBytes + lane * kBlockBytes, from,
-                                  kBlockBytes, memory.full(turn.slot));
-          from += static_cast<int64_t>(kTileStrips) * m.blocks * kBlockElements;
-          turn.advance(1, kSlots);
-        }
-      }
-    }
-  }
-
-  __device__ __forceinline__ void cache(const bf16* kv, const Walk& walk, Cursor c) {
-    const chain::Attention& a = p.attention;
-    const int64_t elements = static_cast<int64_t>(kKvPageTokens) * a.head_dim;
-    const auto bytes = static_cast<uint32_t>(elements);  // of half of a page
-    const auto id_of = [&](const Cursor& at) {           // of the lane's page
-      return __ldg(a.page_table + at.b * a.max_pages + min(at.page + lane % kStepPages, at.pages - 1));
-    };
-    int id = walk.done(c) ? 0 : id_of(c);
-    while (!walk.done(c)) {
-      const int pages = step_pages(c);
-      const bf16* from = kv + (static_cast<int64_t>(id) * 2 * a.kv_heads + c.kv_head) * elements + half * elements / 2;
-      walk.advance(c);
-      if (!walk.done(c)) id = id_of(c);
-      for (int value = 0; value < 2; ++value, from += a.kv_heads * elements)
-        for (int page = 0; page < pages; ++page) {
-          next(bytes);
-          if (lane == page)
-            bulk_copy_evict_first(memory.ring + turn.slot * kSlotBytes + half * bytes, from, bytes,
-                                  memory.full(turn.slot));
-          turn.advance(1, kSlots);
-        }
-    }
-  }
-};
-
-// ---- The thread that brings activations.
-
-__device__ __forceinline__ void bring_activations(const Params& p, const Memory& memory) {
-  const auto bytes = static_cast<uint32_t>((p.rows + 7) / 8 * 8 * kBlockCols * sizeof(bf16));
-  Turn turn;
-  for (int i = 0; i <= 4 * p.depth; ++i) {
-    const int phase = phase_of(p, i);
-    const Product& product = p.products[phase];
-    const int stage = phase == kOutput ? 2 : phase == kGateUp ? 4 : phase == kDown ? 5 : 0;  // of the layer
-    Range range = memory.s->ranges[phase];
-    Piece piece;
-    bool waited = false;
-    while (range.next(product.m, piece)) {
-      if (!waited) {
-        wait_stages(p, 1 + i / 4 * kLayerStages + stage);
-        fence_proxy_async();
-        waited = true;
-      }
-      for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
-        const int halves = min(kSlotBlocks, piece.end - block);
-        mbarrier_wait(memory.x_empty(turn.slot), turn.parity ^ 1);
-        mbarrier_expect(memory.x_full(turn.slot), halves * bytes);
-        for (int half = 0; half < halves; ++half)
-          bulk_copy(memory.x + (turn.slot * kSlotBlocks + half) * kXBytes,
-                    product.x + static_cast<int64_t>(block + half) * (chain::kMaxRows * kBlockCols), bytes,
-                    memory.x_full(turn.slot));
-        turn.advance(1, kXSlots);
-      }
-    }
-  }
-}
-
-// ---- The warpgroups that multiply.
 
 // Sums of a tile of 4 strips: rows b and b + 8 of x, rows n and n + 1 of the matrix from 8 j + 2 (lane % 4) on.
 struct Tile {
@@ -194,52 +90,72 @@ __device__ __forceinline__ void store_logits(const Params& p, const float (&sums
   }
 }
 
-// Sums of `kMine` tiles of this warpgroup, every other one of the piece's.
+// The low half of matrix_descriptor() holds the address, the other constants. In a register of the warp.
+__device__ __forceinline__ uint32_t low_half(uint32_t address) {
+  return __shfl_sync(~0u, static_cast<uint32_t>(matrix_descriptor(address)), 0);
+}
+__device__ __forceinline__ uint64_t descriptor(uint32_t low) { return matrix_descriptor(0) >> 32 << 32 | low; }
+
+// Sums of `kMine` tiles of this warpgroup, every other one of the piece's. Products of one step are queued while those
+// of the step before run; of one tile in two sums, since each waits for the one before in its sum.
 template <int kMine>
 __device__ __forceinline__ void sum_piece(const Thread& thread, const Memory& memory, const Piece& piece, Turn& turn,
                                           Turn& x_turn, float (&sums)[kTiles][32]) {
   constexpr int kSteps = kBlockCols / 16;
   const int tiles = piece.tiles();
+  int held[kTiles] = {}, x_held = -1;  // slots of the step before
+  const auto release = [&] {
+    if (thread.lane != 0 || x_held < 0) return;
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) free_slot(memory, held[i]);
+    mbarrier_arrive(memory.x_empty(x_held));
+  };
   for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
     int slots[kTiles];
-    uint64_t w[kTiles];
+    uint32_t w[kTiles];
     mbarrier_wait(memory.x_full(x_turn.slot), x_turn.parity);
-    const uint64_t x = matrix_descriptor(memory.x + x_turn.slot * kSlotBlocks * kXBytes);
+    const uint32_t x = low_half(memory.x + x_turn.slot * kSlotBlocks * kXBytes);
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
       Turn t = turn;
       t.advance(2 * i + thread.warp / 4, kSlots);
       slots[i] = t.slot;
-      w[i] = matrix_descriptor(memory.ring + t.slot * kSlotBytes);
+      w[i] = low_half(memory.ring + t.slot * kSlotBytes);
       mbarrier_wait(memory.full(t.slot), t.parity);
     }
     if (kMine > 0 && block + 1 < piece.end) {
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < kSlotBlocks * kSteps; ++k)
+      for (int k = 0; k < kSteps; ++k)
 #pragma unroll
-        for (int i = 0; i < kMine; ++i)
-          wgmma<64>(sums[i], x + k / kSteps * (kXBytes >> 4) + k % kSteps * 2,
-                    w[i] + k / kSteps * (kTileBytes >> 4) + k % kSteps * 2, 1);
+        for (int half = 0; half < kSlotBlocks; ++half)
+#pragma unroll
+          for (int i = 0; i < kMine; ++i)
+            wgmma<64>(sums[kMine == 1 ? half : i], descriptor(x + half * (kXBytes >> 4) + 2 * k),
+                      descriptor(w[i] + half * (kTileBytes >> 4) + 2 * k), 1);
       wgmma_commit();
-      wgmma_wait<0>();
+      wgmma_wait<1, 0>();
     } else if (kMine > 0) {
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < kSteps; ++k)
 #pragma unroll
-        for (int i = 0; i < kMine; ++i) wgmma<64>(sums[i], x + 2 * k, w[i] + 2 * k, 1);
+        for (int i = 0; i < kMine; ++i) wgmma<64>(sums[i], descriptor(x + 2 * k), descriptor(w[i] + 2 * k), 1);
       wgmma_commit();
-      wgmma_wait<0>();
+      wgmma_wait<1, 1>();
     }
-    if (thread.lane == 0) {
+    release();
 #pragma unroll
-      for (int i = 0; i < kMine; ++i) free_slot(memory, slots[i]);
-      mbarrier_arrive(memory.x_empty(x_turn.slot));
-    }
+    for (int i = 0; i < kMine; ++i) held[i] = slots[i];
+    x_held = x_turn.slot;
     turn.advance(tiles, kSlots);
     x_turn.advance(1, kXSlots);
   }
+  if (kMine > 0) wgmma_wait<0, 2>();
+  release();
+  if (kMine == 1)
+#pragma unroll
+    for (int i = 0; i < 32; ++i) sums[0][i] += sums[1][i];
 }
 
 __device__ __forceinline__ void multiply(const Params& p, const Memory& memory, int phase, Turn& turn, Turn& x_turn) {
@@ -307,7 +223,7 @@ __device__ __forceinline__ void consume(const Params& p, const Memory& memory, c
     const int layer = i / 4, phase = phase_of(p, i);
     if (i >= 0) {
       if (memory.s->ranges[phase].left > 0)
-        stage.open = true;  // activations come when it is
+        stage.open = true;  // activations come when it is, and nothing happens before
       else
         stage.wait();
       multiply(p, memory, phase, turn, x_turn);
@@ -315,8 +231,8 @@ __device__ __forceinline__ void consume(const Params& p, const Memory& memory, c
       stage.end();
     }
     if (phase == kQkv) {
+      attend<kDh, kHalves>(p, layer, memory, walk, first, turn, [&] { stage.wait(); });
       stage.wait();
-      attend<kDh, kHalves>(p, layer, memory, walk, first, turn);
       stage.end();
     } else if (phase != kGateUp) {
       const int next = (i + 1) / 4;  // layer of the product that follows
@@ -398,9 +314,9 @@ void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, con
   p.eps = d.eps;
   int groups = 0;
   const auto product = [&](const Weight& w, Cut cut, const bf16* x) {
-    const batch::Product product = {matrix_of(w, cut), x, static_cast<int>(w.rows()), groups};
-    if (cut != Cut::kWhole) groups += product.m.split.groups;
-    return product;
+    const batch::Product made = {matrix_of(w, cut), x, static_cast<int>(w.rows()), groups};
+    if (cut != Cut::kWhole) groups += made.m.split.groups;
+    return made;
   };
   const DecoderLayer& first = d.layers[0];
   p.products[batch::kQkv] = product(first.qkv, Cut::kFourStrips, operands.x);

@@ -7,6 +7,9 @@
 namespace saccade::cuda::batch {
 
 using chain::bf16;
+using chain::Cursor;
+using chain::kStepPages;
+using chain::Walk;
 
 constexpr int kConsumers = 256;  // two warpgroups
 constexpr int kConsumerWarps = kConsumers / 32;
@@ -134,6 +137,8 @@ __device__ __forceinline__ chain::Partials partials_of(const Params& p, const Me
   const Product& product = p.products[phase];
   return {p.partials, product.m.split, p.rows, memory.s->counts + product.first_count};
 }
+
+__device__ __forceinline__ int step_pages(const Cursor& c) { return min(kStepPages, c.pages - c.page); }
 
 // By one lane of each of the four warps that have read the slot.
 __device__ __forceinline__ void free_slot(const Memory& memory, int slot) { mbarrier_arrive(memory.empty(slot)); }

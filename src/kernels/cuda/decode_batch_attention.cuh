@@ -12,10 +12,6 @@
 
 namespace saccade::cuda::batch {
 
-using chain::Cursor;
-using chain::kStepPages;
-using chain::Walk;
-
 // See kv_offset.
 __device__ __forceinline__ uint32_t kv_bytes(unsigned token, unsigned place) {
   return (place / kBlockCols * (kKvPageTokens * kBlockCols) + swizzled(token, place % kBlockCols)) * sizeof(bf16);
@@ -35,25 +31,23 @@ struct AttentionShared {
   alignas(16) bf16 newest[2][kDh];  // key and value
 };
 
-__device__ __forceinline__ int step_pages(const Cursor& c) { return min(kStepPages, c.pages - c.page); }
-
 __device__ __forceinline__ void transpose(uint32_t& pairs) {  // of 8 x 8
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pairs));
 }
 
-// Queries, newest key and newest value of a sequence and key head.
-template <int kDh>
+// Queries, newest key and newest value of a sequence and key head. All consumers wait() for the sums of qkv.
+template <int kDh, class Wait>
 __device__ __forceinline__ void prepare(const Thread& t, const Params& p, const LayerView& view, const Memory& memory,
-                                        AttentionShared<kDh>& shared, const Cursor& c) {
+                                        AttentionShared<kDh>& shared, const Cursor& c, const Wait& wait) {
   constexpr int kLanes = kDh / 8;  // of a head
   const chain::Attention& a = p.attention;
   const int group = a.group();
   const chain::Partials qkv = partials_of(p, memory, kQkv);
-  for (int j = t.index / kLanes; j < group + 2; j += kConsumers / kLanes) {
-    const int head = j < group ? c.kv_head * group + j : a.heads + (j - group) * a.kv_heads + c.kv_head;
-    const chain::Turned y = chain::turn_head(a, qkv, view.bias, c.b, head, t.index % kLanes * 4, [] {});
-    bf16* to = j < group ? shared.q[j] : shared.newest[j - group];
-    chain::store_eight(to + y.place, y.values);
+  for (int first = 0; first < group + 2; first += kConsumers / kLanes) {
+    const int i = min(first + t.index / kLanes, group + 1);  // the last: more than once
+    const int head = i < group ? c.kv_head * group + i : a.heads + (i - group) * a.kv_heads + c.kv_head;
+    const chain::Turned y = chain::turn_head(a, qkv, view.bias, c.b, head, t.index % kLanes * 4, wait);
+    chain::store_eight((i < group ? shared.q[i] : shared.newest[i - group]) + y.place, y.values);
   }
 }
 
@@ -72,7 +66,7 @@ __device__ __forceinline__ void mend(const Thread& t, const AttentionShared<kDh>
         newest ? *reinterpret_cast<const uint4*>(&shared.newest[1][column]) : uint4{};
     if (newest) *reinterpret_cast<uint4*>(keys + at) = *reinterpret_cast<const uint4*>(&shared.newest[0][column]);
   }
-  fence_proxy_async();  // before the ring's next copies
+  fence_proxy_async_shared();  // before the ring's next copies
   __syncwarp();
 }
 template <int kDh>
@@ -198,9 +192,9 @@ __device__ __forceinline__ void end_span(const Thread& t, AttentionShared<kDh>& 
   }
 }
 
-template <int kDh, int kHalves>
+template <int kDh, int kHalves, class Wait>
 __device__ __forceinline__ void attend(const Params& p, int layer, const Memory& memory, const Walk& walk, Cursor c,
-                                       Turn& turn) {
+                                       Turn& turn, const Wait& wait_for_sums) {
   constexpr int kValues = kDh / 32;
   AttentionShared<kDh>& shared = *reinterpret_cast<AttentionShared<kDh>*>(memory.x_data);
   static_assert(sizeof(shared) <= kXRing);
@@ -230,7 +224,7 @@ __device__ __forceinline__ void attend(const Params& p, int layer, const Memory&
   bool is_new = true;
   for (Cursor next = c; !walk.done(c); c = next) {
     if (is_new || c.page == 0) {
-      prepare(thread, p, view, memory, shared, c);
+      prepare(thread, p, view, memory, shared, c, wait_for_sums);
       sync_consumers();
 #pragma unroll
       for (int half = 0; half < kHalves; ++half) {

@@ -53,7 +53,7 @@ __device__ __forceinline__ float4 load_if(bool wanted, const float4* from) {  //
   return v;
 }
 __device__ __forceinline__ Sums sum_parts(Parts of, int step) {
-  constexpr int kAtOnce = 6;  // loads in flight of each sum
+  constexpr int kAtOnce = 6;  // loads in flight of each sum; with more, registers are short
   Sums sums = {};
 #pragma unroll 1
   for (; of.count > 0; of.count -= kAtOnce, of.from += kAtOnce * step) {

@@ -11,7 +11,7 @@ constexpr int kScorePitch = kStepTokens + 8;  // floats; rows eight banks apart
 constexpr int kQueryRows = 16;
 
 // The steps of a CTA, one after another: sequence, key head, and the step's first page. Spans are consecutive in
-// (sequence, head, page); a CTA owns those whose first page is in its range.
+// (sequence, head, page); a CTA owns those whose middle is in its range.
 struct Cursor {
   int b, kv_head, page;     // page < pages
   int length, pages, span;  // of the sequence: tokens, pages, pages of a span
@@ -64,13 +64,20 @@ struct Walk {
     enter(c);
     const int inside = begin - l.pages_before[c.b] * a.kv_heads;
     c.kv_head = inside / c.pages;
-    c.index = (inside % c.pages + c.span - 1) / c.span;
-    c.page = min(c.pages, c.index * c.span);
+    c.index = inside % c.pages / c.span;
+    c.page = c.index * c.span;
     c.at = l.pages_before[c.b] * a.kv_heads + c.kv_head * c.pages + c.page;
-    if (c.page == c.pages) next_head(c);
+    if (middle(c) < 2 * begin) {
+      c.at += min(c.span, c.pages - c.page);
+      c.page = min(c.page + c.span, c.pages);
+      ++c.index;
+      if (c.page == c.pages) next_head(c);
+    }
     return c;
   }
-  __device__ bool done(const Cursor& c) const { return c.in_span == 0 && c.at >= c.pages_end; }
+  // Twice that of the span that begins here.
+  __device__ int middle(const Cursor& c) const { return 2 * c.at + min(c.span, c.pages - c.page); }
+  __device__ bool done(const Cursor& c) const { return c.in_span == 0 && middle(c) >= 2 * c.pages_end; }
   __device__ bool ends_span(const Cursor& c) const {
     return c.page + kStepPages >= c.pages || c.in_span + kStepPages == c.span;
   }

@@ -21,10 +21,6 @@ __device__ __forceinline__ void pin(float (&x)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(x[i])::"memory");
 }
-// What this thread wrote to shared memory becomes visible to matrix instructions and bulk copies.
-__device__ __forceinline__ void fence_proxy_async_shared() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
 // One arrival per warp.
 __device__ __forceinline__ void arrive(uint64_t* barrier) {
   if (threadIdx.x % 32 == 0) mbarrier_arrive(shared_address(barrier));

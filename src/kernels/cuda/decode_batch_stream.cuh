@@ -1,0 +1,109 @@
+// What a CTA of the batch decode kernel reads ahead of its stages: weights and cache of all layers, by two warps
+// through the ring; activations, when they are there, by a thread.
+#pragma once
+
+#include "kernels/cuda/decode_batch.cuh"
+
+namespace saccade::cuda::batch {
+
+// Of the i-th product; before the first one -1.
+__device__ __forceinline__ int phase_of(const Params& p, int i) { return i < 4 * p.depth ? i % 4 : kHead; }
+
+// Of each slot of the ring one warp brings the first half, another the second.
+struct Streamer {
+  const Params& p;
+  const Memory& memory;
+  int lane, half, flying = 0;
+  Turn turn, landing;
+
+  // The slot of the next `bytes` of this half, when it is free and few others are on their way. All lanes.
+  __device__ __forceinline__ void next(uint32_t bytes) {
+    if (flying == kInFlight) {
+      mbarrier_wait(memory.full(landing.slot), landing.parity);
+      landing.advance(1, kSlots);
+      --flying;
+    }
+    mbarrier_wait(memory.empty(turn.slot), turn.parity ^ 1);
+    if (lane == 0) mbarrier_expect(memory.full(turn.slot), bytes);
+    __syncwarp();
+    ++flying;
+  }
+
+  __device__ __forceinline__ void product(const chain::Matrix& m, Range range, const bf16* w) {
+    Piece piece;
+    while (range.next(m, piece)) {
+      const int tiles = piece.tiles();
+      for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
+        const bf16* from = w + (static_cast<int64_t>(piece.strip + lane) * m.blocks + block + half) * kBlockElements;
+        for (int tile = 0; tile < tiles; ++tile) {
+          const int strips =
+              block + half < piece.end ? min(kTileStrips, piece.strips - tile * kTileStrips) : 0;  // that have bytes
+          next(static_cast<uint32_t>(strips * kBlockBytes));
+          if (lane < strips)
+            bulk_copy_evict_first(memory.ring + turn.slot * kSlotBytes + half * kTileBytes + lane * kBlockBytes, from,
+                                  kBlockBytes, memory.full(turn.slot));
+          from += static_cast<int64_t>(kTileStrips) * m.blocks * kBlockElements;
+          turn.advance(1, kSlots);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void cache(const bf16* kv, const Walk& walk, Cursor c) {
+    const chain::Attention& a = p.attention;
+    const int64_t elements = static_cast<int64_t>(kKvPageTokens) * a.head_dim;
+    const auto bytes = static_cast<uint32_t>(elements);  // of half of a page
+    const auto id_of = [&](const Cursor& at) {           // of the lane's page
+      return __ldg(a.page_table + at.b * a.max_pages + min(at.page + lane % kStepPages, at.pages - 1));
+    };
+    int id = walk.done(c) ? 0 : id_of(c);
+    while (!walk.done(c)) {
+      const int pages = step_pages(c);
+      const bf16* from = kv + (static_cast<int64_t>(id) * 2 * a.kv_heads + c.kv_head) * elements + half * elements / 2;
+      walk.advance(c);
+      if (!walk.done(c)) id = id_of(c);
+      for (int value = 0; value < 2; ++value, from += a.kv_heads * elements)
+        for (int page = 0; page < pages; ++page) {
+          next(bytes);
+          if (lane == page)
+            bulk_copy_evict_first(memory.ring + turn.slot * kSlotBytes + half * bytes, from, bytes,
+                                  memory.full(turn.slot));
+          turn.advance(1, kSlots);
+        }
+    }
+  }
+};
+
+// A thread.
+__device__ __forceinline__ void bring_activations(const Params& p, const Memory& memory) {
+  const auto bytes = static_cast<uint32_t>((p.rows + 7) / 8 * 8 * kBlockCols * sizeof(bf16));
+  Turn turn;
+  for (int i = 0; i <= 4 * p.depth; ++i) {
+    const int phase = phase_of(p, i);
+    const Product& product = p.products[phase];
+    const int stage = phase == kOutput ? 2 : phase == kGateUp ? 4 : phase == kDown ? 5 : 0;  // of the layer
+    Range range = memory.s->ranges[phase];
+    Piece piece;
+    bool waited = false;
+    while (range.next(product.m, piece)) {
+      if (!waited) {
+        wait_stages(p, 1 + i / 4 * kLayerStages + stage);
+        fence_proxy_async_global();  // copies read what was written
+        fence_proxy_async_shared();  // and write where attention and norms had their values
+        waited = true;
+      }
+      for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
+        const int halves = min(kSlotBlocks, piece.end - block);
+        mbarrier_wait(memory.x_empty(turn.slot), turn.parity ^ 1);
+        mbarrier_expect(memory.x_full(turn.slot), halves * bytes);
+        for (int half = 0; half < halves; ++half)
+          bulk_copy(memory.x + (turn.slot * kSlotBlocks + half) * kXBytes,
+                    product.x + static_cast<int64_t>(block + half) * (chain::kMaxRows * kBlockCols), bytes,
+                    memory.x_full(turn.slot));
+        turn.advance(1, kXSlots);
+      }
+    }
+  }
+}
+
+}  // namespace saccade::cuda::batch
