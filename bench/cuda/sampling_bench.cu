@@ -78,7 +78,7 @@ void run() {
       for (const Tensor& logits : {peaked, flat, floats})
         fmt::print(" {:>7.2f}", graph_median_us(stream, kCalls, [&] {
                      cuda::sample(stream, logits.slice(0, r), static_cast<const cuda::SampleRow*>(params.data), seen,
-                                  row.temperature == 0, workspace, ids.slice(0, r));
+                                  row.temperature == 0, workspace, ids.slice(0, r), ids.slice(0, r));
                    }));
     }
     fmt::print("\n");

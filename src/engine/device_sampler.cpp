@@ -47,10 +47,11 @@ void DeviceSampler::start(const Ctx& c, const Tensor& logits, std::span<const Se
     }
     const Tensor params(turn.rows.data(), DType::kU8, {rows, static_cast<int64_t>(sizeof(ops::SampleRow))});
     const Tensor seen(seen_.data(), DType::kI32, {static_cast<int64_t>(seen_of_.size()), words});
-    const Tensor ids(turn.ids.data(), DType::kI32, {rows});
+    const Tensor ids_for_host(turn.ids.data(), DType::kI32, {rows});
+    if (ids_.size() == 0) ids_ = Buffer(most * sizeof(int32_t), Memory::kCuda);
+    newest_ = Tensor(ids_.data(), DType::kI32, {rows});
     const bool greedy = std::ranges::all_of(sequences, [](auto& s) { return s->sampling.temperature == 0; });
-    ops::sample_(c, logits, params, seen, greedy, ids);
-    newest_ = ids;
+    ops::sample_(c, logits, params, seen, greedy, newest_, ids_for_host);
 
     const auto wants = [](const SequencePtr& s) { return s->request.sampling.logprobs >= 0; };
     const auto row_bytes = static_cast<size_t>(vocab) * sizeof(float);

@@ -43,6 +43,7 @@ class DeviceSampler {
   const int max_batch_;
   std::array<Turn, 2> turns_;
   int64_t started_ = 0, finished_ = 0;
+  Buffer ids_;  // [max_batch] I32, of the device
   Tensor newest_{nullptr, DType::kI32, {0}};
 
   // Bitmaps of the ids that sequences have seen, for repetition penalties; the device adds what it chooses.

@@ -129,11 +129,12 @@ void decoder_layer_(const Ctx& c, const Decoder& d, size_t i, const PagedKv& kv,
 bool fuses_decode(const Ctx& c, const Decoder& d, const PagedKv& kv, int64_t rows);
 Tensor decode(const Ctx& c, const Decoder& d, const PagedKv& kv, const Tensor& cos_sin, const Tensor& h);
 
-// The next token of each row of logits [R,V] F32 to ids [R] I32, on a CUDA device (kernels/cuda/sampling.h). rows
-// [R, bytes of SampleRow] U8, seen [n, ceil(V/32)] I32 bitmaps that rows name. rows and ids may be pinned memory.
+// The next token of each row of logits [R,V] F32 to ids [R] I32 and the same to ids_for_host, on a CUDA device
+// (kernels/cuda/sampling.h). rows [R, bytes of SampleRow] U8, seen [n, ceil(V/32)] I32 bitmaps that rows name. rows and
+// ids_for_host may be pinned memory.
 using cuda::SampleRow;
 void sample_(const Ctx& c, const Tensor& logits, const Tensor& rows, const Tensor& seen, bool all_greedy,
-             const Tensor& ids);
+             const Tensor& ids, const Tensor& ids_for_host);
 
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Every head of a query has N plain values
 // and R that turn with the position; the cache holds C + R values a token: the latent c, from which the keys and values

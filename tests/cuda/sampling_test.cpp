@@ -61,9 +61,11 @@ class SamplingTest : public CudaTest {
     const auto r = static_cast<int64_t>(rows.size()), v = static_cast<int64_t>(logits.size()) / r;
     const Tensor x = memory.upload(DType::kF32, {r, v}, logits.data());
     const Tensor params = memory.upload(DType::kU8, {r * static_cast<int64_t>(sizeof(SampleRow))}, rows.data());
-    const Tensor ids = memory.poison(DType::kI32, {r});
+    const Tensor ids = memory.poison(DType::kI32, {r}), ids_for_host = memory.poison(DType::kI32, {r});
     const Tensor workspace = memory.poison(DType::kU8, {static_cast<int64_t>(cuda::sample_workspace_bytes(r, v))});
-    cuda::sample(nullptr, x, static_cast<const SampleRow*>(params.data), seen, all_greedy, workspace, ids);
+    cuda::sample(nullptr, x, static_cast<const SampleRow*>(params.data), seen, all_greedy, workspace, ids,
+                 ids_for_host);
+    EXPECT_EQ(download<int32_t>(ids), download<int32_t>(ids_for_host));
     return download<int32_t>(ids);
   }
   float normal(float sigma) { return std::normal_distribution<float>(0, sigma)(rng); }

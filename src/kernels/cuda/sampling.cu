@@ -49,7 +49,7 @@ struct Scratch {
 template <int kCtas, bool kDraws>
 __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ? 2 : 1)
     sample_kernel(const float* logits, int vocab, int share, bool keeps_weights, const SampleRow* rows, uint32_t* seen,
-                  uint32_t* workspace, int32_t* ids) {
+                  uint32_t* workspace, int32_t* ids, int32_t* ids_for_host) {
   using T = Team<kCtas>;
   using Pair = typename T::Pair;
   extern __shared__ uint4 staged[];
@@ -61,10 +61,10 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
   T team{shared};
   pdl_launch();
   if constexpr (kFew) scratch.histogram.clear();
+  const SampleRow row = rows[blockIdx.y];  // of the host's memory: a long way
   team.start();
   pdl_wait();
 
-  const SampleRow row = rows[blockIdx.y];
   logits += int64_t{blockIdx.y} * vocab;
   const int length = 32 * share, begin = (team.cta * T::kWarps + team.warp) * length;  // of the warp
   uint32_t* const staging = (kCtas == 1 ? workspace + int64_t{blockIdx.y} * T::kWarps * length
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(Team<kCtas>::kThreads, kCtas == 8 && !kDraws ?
   const auto top_key = static_cast<uint32_t>(ends.a >> 32);
   const auto finish = [&](int id) {
     if (team.lane != 0) return;
-    ids[blockIdx.y] = id;
+    ids[blockIdx.y] = ids_for_host[blockIdx.y] = id;
     if (seen_bits != nullptr && id >= 0) seen_bits[id / 32] |= 1u << id % 32;
   };
   bad = top_key == kAll || top_key <= kMinusInfinityKey;
@@ -233,7 +233,7 @@ int share_of(int64_t vocab, int lanes) { return static_cast<int>((vocab + 4 * la
 
 template <int kCtas, bool kDraws>
 void launch(Stream stream, const Tensor& logits, const SampleRow* rows, const Tensor& seen, const Tensor& workspace,
-            const Tensor& ids) {
+            const Tensor& ids, const Tensor& ids_for_host) {
   using T = Team<kCtas>;
   const int64_t vocab = logits.dim(1);
   const int share = share_of(vocab, kCtas * T::kThreads);
@@ -264,7 +264,7 @@ void launch(Stream stream, const Tensor& logits, const SampleRow* rows, const Te
   if (kCtas > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "sample");
   check(cudaLaunchKernelEx(&config, kernel, static_cast<const float*>(logits.as<float>()), static_cast<int>(vocab),
                            share, keeps_weights, rows, static_cast<uint32_t*>(seen.data),
-                           static_cast<uint32_t*>(workspace.data), ids.as<int32_t>()),
+                           static_cast<uint32_t*>(workspace.data), ids.as<int32_t>(), ids_for_host.as<int32_t>()),
         "sample");
 }
 
@@ -276,12 +276,14 @@ size_t sample_workspace_bytes(int64_t rows, int64_t vocab) {
 }
 
 void sample(Stream stream, const Tensor& logits, const SampleRow* rows, const Tensor& seen, bool all_greedy,
-            const Tensor& workspace, const Tensor& ids) {
-  CHECK(logits.rank == 2 && ids.dim(0) == logits.dim(0) && logits.dim(1) <= kMaxVocab, "sample: {}", logits.describe());
+            const Tensor& workspace, const Tensor& ids, const Tensor& ids_for_host) {
+  CHECK(logits.rank == 2 && ids.dim(0) == logits.dim(0) && ids_for_host.dim(0) == ids.dim(0) &&
+            logits.dim(1) <= kMaxVocab,
+        "sample: {}", logits.describe());
   if (logits.dim(0) == 0) return;
   const auto run = [&]<int kCtas>(std::integral_constant<int, kCtas>) {
-    all_greedy ? launch<kCtas, false>(stream, logits, rows, seen, workspace, ids)
-               : launch<kCtas, true>(stream, logits, rows, seen, workspace, ids);
+    all_greedy ? launch<kCtas, false>(stream, logits, rows, seen, workspace, ids, ids_for_host)
+               : launch<kCtas, true>(stream, logits, rows, seen, workspace, ids, ids_for_host);
   };
   if (!use_hopper())
     run(std::integral_constant<int, 1>{});
