@@ -1,13 +1,18 @@
-// Time of a decode step of Qwen2.5-VL with random weights: cuda_decode_bench
+// Time of a decode step of Qwen2.5-VL with random weights, the kernel alone and with what stands around it in the
+// engine: cuda_decode_bench
 #include <cuda_bf16.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <functional>
 #include <vector>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/layout.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/cuda/sampling.h"
 
 namespace saccade {
 namespace {
@@ -31,6 +36,7 @@ class Memory {
  public:
   ~Memory() {
     for (void* p : owned_) cudaFree(p);
+    for (void* p : pinned_) cudaFreeHost(p);
   }
   Tensor zeros(DType dtype, std::initializer_list<int64_t> shape) {
     Tensor t(nullptr, dtype, shape);
@@ -43,6 +49,12 @@ class Memory {
     const Tensor t = zeros(DType::kBF16, shape);
     fill<<<1024, 256>>>(static_cast<__nv_bfloat16*>(t.data), t.numel(), sigma, ++seed_);
     cuda::check_launch("fill");
+    return t;
+  }
+  Tensor pinned(std::initializer_list<int64_t> shape) {
+    Tensor t(nullptr, DType::kI32, shape);
+    cuda::check(cudaMallocHost(&t.data, t.bytes()), "cudaMallocHost");
+    pinned_.push_back(t.data);
     return t;
   }
   Tensor upload(std::initializer_list<int64_t> shape, const std::vector<int32_t>& values) {
@@ -62,9 +74,31 @@ class Memory {
   }
 
  private:
-  std::vector<void*> owned_;
+  std::vector<void*> owned_, pinned_;
   unsigned seed_ = 0;
 };
+
+// Median and best microseconds of one of ten calls.
+std::array<double, 2> time(const std::function<void()>& call) {
+  constexpr int kCalls = 10;
+  cudaEvent_t begin, end;
+  cuda::check(cudaEventCreate(&begin), "event");
+  cuda::check(cudaEventCreate(&end), "event");
+  std::vector<double> times;
+  for (int i = 0; i < 9; ++i) {
+    cuda::check(cudaEventRecord(begin), "event");
+    for (int j = 0; j < kCalls; ++j) call();
+    cuda::check(cudaEventRecord(end), "event");
+    cuda::check(cudaEventSynchronize(end), "decode");
+    float ms;
+    cuda::check(cudaEventElapsedTime(&ms, begin, end), "event");
+    times.push_back(static_cast<double>(ms) * 1e3 / kCalls);
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  std::sort(times.begin(), times.end());
+  return {times[times.size() / 2], times[0]};
+}
 
 void bench(const Shape& s) {
   using Order = Weight::RowOrder;
@@ -97,9 +131,9 @@ void bench(const Shape& s) {
                   memory.strips(s.vocabulary, s.width, Order::kPlain)};
   weight_bytes += static_cast<double>(d.head.bytes());
   const Tensor workspace = memory.zeros(DType::kU8, {static_cast<int64_t>(cuda::persistent_workspace_bytes(d))});
-  cudaEvent_t begin, end;
-  cuda::check(cudaEventCreate(&begin), "event");
-  cuda::check(cudaEventCreate(&end), "event");
+  const Tensor embedding = memory.random({s.vocabulary, s.width}, 1);
+  cudaEvent_t read;
+  cuda::check(cudaEventCreateWithFlags(&read, cudaEventDisableTiming), "event");
   for (const int64_t context : {1000, 4000})
     for (const int64_t rows : {1, 2, 4, 8}) {
       std::vector<int32_t> slots, lens, table;
@@ -117,23 +151,34 @@ void bench(const Shape& s) {
       step.kv.page_table = memory.upload({rows, kMaxPages}, table);
       step.logits = memory.zeros(DType::kF32, {rows, s.vocabulary});
       step.workspace = workspace;
-      std::vector<float> times;
-      constexpr int kSteps = 10;
-      for (int i = 0; i < 9; ++i) {
-        cuda::check(cudaEventRecord(begin), "event");
-        for (int j = 0; j < kSteps; ++j) cuda::decode_persistent(nullptr, d, step);
-        cuda::check(cudaEventRecord(end), "event");
-        cuda::check(cudaEventSynchronize(end), "decode");
-        float ms;
-        cuda::check(cudaEventElapsedTime(&ms, begin, end), "event");
-        times.push_back(ms * 1e3f / kSteps);
+      const auto [us, best] = time([&] { cuda::decode_persistent(nullptr, d, step); });
+
+      const Tensor host = memory.pinned({256}), inputs = memory.zeros(DType::kI32, {256}), ids = inputs.slice(0, rows);
+      const Tensor positions(inputs.as<int32_t>() + 64, DType::kI32, {3, rows}), for_host = memory.pinned({rows});
+      const Tensor chosen = memory.zeros(DType::kI32, {rows});
+      const Tensor params = memory.pinned({8, static_cast<int64_t>(sizeof(cuda::SampleRow) / 4)});
+      const Tensor seen = memory.zeros(DType::kI32, {0, (s.vocabulary + 31) / 32});
+      auto* const sample_rows = static_cast<cuda::SampleRow*>(params.data);
+      std::fill_n(host.as<int32_t>(), 256, static_cast<int32_t>(context - 1));
+      for (int64_t b = 0; b < rows; ++b) {
+        host.as<int32_t>()[b] = static_cast<int32_t>(-1 - b);
+        sample_rows[b] = {};
       }
-      std::sort(times.begin(), times.end());
-      const double us = static_cast<double>(times[times.size() / 2]);
+      const std::array<int64_t, 3> sections = {16, 24, 24};
+      const auto [around, best_around] = time([&] {
+        cuda::fetch(nullptr, host, inputs, ids, chosen);
+        cuda::embed(nullptr, embedding, ids, step.h);
+        cuda::rope_table(nullptr, positions, sections, 1e6, step.cos_sin);
+        cuda::decode_persistent(nullptr, d, step);
+        cuda::sample(nullptr, step.logits, sample_rows, seen, true, {}, chosen, for_host);
+        cuda::check(cudaEventRecord(read), "event");
+      });
       const double bytes = weight_bytes + static_cast<double>(rows * context * s.depth * 4 * s.kv_heads * s.head_dim);
-      fmt::print("{} context {} rows {}: {:7.1f} us (best {:7.1f}), {:6.1f} tok/s, {:4.1f}% of 4.65 TB/s\n", s.name,
-                 context, rows, us, static_cast<double>(times[0]), static_cast<double>(rows) * 1e6 / us,
-                 100 * bytes / kBandwidth / (us * 1e-6));
+      fmt::print(
+          "{} context {} rows {}: {:7.1f} us (best {:7.1f}), {:6.1f} tok/s, {:4.1f}% of 4.65 TB/s; a step "
+          "{:7.1f} us (best {:7.1f}), {:6.1f} tok/s\n",
+          s.name, context, rows, us, best, static_cast<double>(rows) * 1e6 / us, 100 * bytes / kBandwidth / (us * 1e-6),
+          around, best_around, static_cast<double>(rows) * 1e6 / around);
     }
 }
 

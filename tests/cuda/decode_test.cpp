@@ -5,6 +5,7 @@
 
 #include "cuda/cuda_test.h"
 #include "kernels/cpu/reference.h"
+#include "tensor/device.h"
 
 namespace saccade {
 namespace {
@@ -168,9 +169,8 @@ struct Model {
     std::vector<float> logits;
   };
 
-  // One step of the sequences `rows`, in that order.
-  std::vector<Result> run(const std::vector<int64_t>& rows) {
-    DeviceMemory scratch;
+  // A step of the sequences `rows`, in that order.
+  cuda::DecodeStep step_of(const std::vector<int64_t>& rows, DeviceMemory& scratch) const {
     const auto n = static_cast<int64_t>(rows.size());
     std::vector<BFloat16> step_h;
     std::vector<float> turns;
@@ -194,6 +194,12 @@ struct Model {
     step.kv.longest_kv = *std::max_element(kv_lens.begin(), kv_lens.end());
     step.logits = scratch.poison(DType::kF32, {n, s.vocabulary});
     step.workspace = workspace;
+    return step;
+  }
+
+  std::vector<Result> run(const std::vector<int64_t>& rows) {
+    DeviceMemory scratch;
+    const cuda::DecodeStep step = step_of(rows, scratch);
     cuda::decode(nullptr, decoder, step);
     const auto out_h = download<BFloat16>(step.h);
     const auto logits = download<float>(step.logits);
@@ -379,6 +385,29 @@ TEST_F(Decode, FormsTakeTurns) {
     const auto again = m.run({4, 1, 9});
     for (size_t r = 0; r < few.size(); ++r) EXPECT_TRUE(same_bits(again[r], few[r])) << "row " << r;
   }
+}
+
+// Steps of two streams at a time, without waiting for anything: CTAs of one must not wait for places that the other
+// has.
+TEST_F(Decode, StreamsTakeTurns) {
+  Model models[] = {{kSmall64, {70, 500, 3}, 7}, {kSmall128, {63, 128}, 8}};
+  const std::vector<int64_t> rows[] = {{0, 1, 2}, {0, 1}};
+  Stream streams[] = {device::new_stream(), device::new_stream()};
+  std::vector<std::vector<float>> logits[2];
+  for (const bool together : {false, true}) {
+    DeviceMemory scratch;
+    const cuda::DecodeStep steps[] = {models[0].step_of(rows[0], scratch), models[1].step_of(rows[1], scratch)};
+    for (int i = 0; i < 40; ++i)
+      for (int m = 0; m < 2; ++m) {
+        cuda::decode(streams[together ? m : 0], models[m].decoder, steps[m]);
+        if (!together) device::synchronize(streams[0]);
+      }
+    for (const Stream stream : streams) device::synchronize(stream);
+    for (const cuda::DecodeStep& step : steps) logits[together].push_back(download<float>(step.logits));
+  }
+  EXPECT_EQ(std::memcmp(logits[0][0].data(), logits[1][0].data(), logits[0][0].size() * sizeof(float)), 0);
+  EXPECT_EQ(std::memcmp(logits[0][1].data(), logits[1][1].data(), logits[0][1].size() * sizeof(float)), 0);
+  for (const Stream stream : streams) device::delete_stream(stream);
 }
 
 TEST_F(Decode, TakesOnlyItsShapes) {

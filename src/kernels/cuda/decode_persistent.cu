@@ -1,11 +1,13 @@
 // One kernel per token: all layers of a dense decoder and its head, for 1 to 8 sequences.
 //
-// One CTA on each SM, launched cooperatively, walks through six phases a layer (qkv with norm, bias, rope and append;
-// attention and its combination; output; gate and up; down). There is no barrier: who needs values of other CTAs waits
-// for the values (decode_persistent_exchange.cuh). One thread of each CTA streams the CTA's strips of all phases of all
-// layers, and the cache, through a ring of up to 12 pages of 16 KiB in shared memory, 26 MB over 132 SMs: weights do
-// not wait for activations. Few pages are on their way at a time, since what CTAs tell each other queues behind them.
-// Eight warps multiply (decode_persistent_product.cuh); others empty the exchange.
+// One CTA on each SM walks through six phases a layer (qkv with norm, bias, rope and append; attention and its
+// combination; output; gate and up; down). There is no barrier: who needs values of other CTAs waits for the values
+// (decode_persistent_exchange.cuh). One thread of each CTA streams the CTA's strips of all phases of all layers, and
+// the cache, through a ring of up to 12 pages of 16 KiB in shared memory, 26 MB over 132 SMs: weights do not wait for
+// activations. Few pages are on their way at a time, since what CTAs tell each other queues behind them. Eight warps
+// multiply (decode_persistent_product.cuh), two add what these multiplied and store it, one empties the exchange.
+//
+// A launch begins while the kernels before it run: the first weights are on their way when the step's inputs come.
 //
 // Bytes: all weights and the cache, once. Qwen2.5-VL-3B has 6.17 GB of weights: 1327 us at 4.65 TB/s; 7B 14.1 GB:
 // 3041 us. Sums are in float; every column of every mma is one sequence, no sum or split depends on other rows.
@@ -13,6 +15,8 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <vector>
 
 #include "base/check.h"
@@ -27,7 +31,7 @@ constexpr int kSharedBytes = 227 * 1024;
 
 // kRows: of the batch or more; kChunks: of 8 values of the hidden width for each thread.
 template <int kRows, int kChunks>
-__global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(kThreads + kHelpers, 1) decode_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) uint8_t memory[];
   uint8_t* x = memory + p.ring * kPageBytes;
   Shared& s = *reinterpret_cast<Shared*>(x + p.x_bytes);
@@ -37,46 +41,47 @@ __global__ void __launch_bounds__(kThreads + kStreamThreads, 1) decode_kernel(co
       mbarrier_init(shared_address(&s.full[i]), 1);
       mbarrier_init(shared_address(&s.empty[i]), kWarps);
     }
-    for (int i = 0; i < kSumBuffers; ++i) {
-      mbarrier_init(shared_address(&s.sums_full[i]), kThreads);
-      mbarrier_init(shared_address(&s.sums_empty[i]), 32);
-    }
+    for (int i = 0; i < kEnders; ++i) mbarrier_init(shared_address(&s.sums_empty[i]), 32);
     for (int i = 0; i < 2; ++i) {
       mbarrier_init(shared_address(&s.view_full[i]), 1);
-      mbarrier_init(shared_address(&s.view_empty[i]), kThreads);
+      mbarrier_init(shared_address(&s.view_empty[i]), kThreads + 32 * kEnders);
     }
     mbarrier_init(shared_address(&s.arrived), 1);
+    mbarrier_init(shared_address(&s.combined_parts), kWarps);
     mbarrier_init(shared_address(&s.cleared), 1);
+    mbarrier_init(shared_address(&s.split), 32);
     fence_barrier_init();
     s.in_flight = kInFlight;
   }
-  if (threadIdx.x < p.rows) split_sequence(p, s, threadIdx.x);
-  const auto first_turn = static_cast<int>(*static_cast<const volatile unsigned*>(p.turn));
   __syncthreads();
 
   if (warp >= kWarps) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 96;");
     if (threadIdx.x == kThreads) stream_pages(p, s, memory);
-    if (threadIdx.x == kThreads + 32) prefetch_for_layers(p, s);
-    if (warp == kWarps + 2) clear_exchange(p, s, first_turn);
+    if (warp == kWarps + 1) {
+      if (lane == 0) prefetch_for_layers(p);
+      bring_view(p, s, lane, 0);
+      pdl_wait();
+      split_sequences(p, s);
+      mbarrier_arrive(shared_address(&s.split));
+      clear_exchange(p, s, load_turn(p));
+    }
+    if (warp > kWarps + 1) end_strips(p, s, warp - kWarps - 2);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
-    Thread t{p, s, memory, x, warp, lane, lane / 4, lane % 4, first_turn};
-    Cursor first;
-    seek(p, s, static_cast<int>(blockIdx.x), first);
-    bool combined = false;
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
+    pdl_wait();
+    const int first_turn = load_turn(p);
+    Thread t{{p, s, lane, lane / 4, lane % 4, first_turn}, memory, x, warp};
     for (int i = 0; i <= 4 * p.depth; ++i) {
       const int layer = i / 4, phase = i < 4 * p.depth ? i % 4 : kHead;
+      if (phase == kHead) pdl_launch();
       if (phase == kQkv) mbarrier_wait(shared_address(&s.view_full[layer & 1]), layer >> 1 & 1);
-      if (phase == kGateUp) {  // whose values say that what was read and what was old is cleared
-        if (combined) __threadfence();
-        mbarrier_wait(shared_address(&s.cleared), layer & 1);
-      }
       products<kRows, kChunks>(t, layer, phase);
       if (phase == kQkv) {
         if (threadIdx.x == 0) atomicExch(&s.in_flight, kInFlightChain);
-        attend(t, first);
-        combined = combine(t);
+        if (layer == 0) mbarrier_wait(shared_address(&s.split), 0);
+        attend(t);
+        combine(t);
       }
       if (phase == kGateUp) mbarrier_arrive(shared_address(&s.view_empty[layer & 1]));
       if (phase == kDown) ++t.turn;
@@ -186,6 +191,8 @@ void set_shapes(Params& p, const Decoder& d) {
   p.heads = static_cast<int>(d.heads);
   p.kv_heads = static_cast<int>(d.kv_heads);
   p.head_dim = static_cast<int>(d.head_dim);
+  p.group_heads = p.heads / p.kv_heads;
+  p.head_shift = p.head_dim == 64 ? 6 : 7;
   p.q_width = p.heads * p.head_dim;
   p.qkv_rows = p.q_width + 2 * p.kv_heads * p.head_dim;
   p.ffn = static_cast<int>(d.layers[0].down.cols());
@@ -222,12 +229,35 @@ void set_schedule(Params& p, int ctas) {
   std::memcpy(p.rest, made.p.rest, sizeof(p.rest));
 }
 
+// CTAs wait for those of all SMs, which come as soon as other kernels have ended: those must not wait for these in
+// turn. So kernels of different streams follow each other. (A cooperative launch would not share SMs with another one,
+// but would not begin early either.)
+void launch_one_by_one(Stream stream, const cudaLaunchConfig_t& config, void (*kernel)(Params), const Params& p) {
+  struct Last {
+    cudaEvent_t ended = nullptr;
+    Stream stream = nullptr;
+  };
+  static std::mutex mutex;
+  static std::map<int, Last> last_of_device;
+  const std::lock_guard lock(mutex);
+  int device = 0;
+  check(cudaGetDevice(&device), "decode_persistent");
+  Last& last = last_of_device[device];
+  if (!last.ended) check(cudaEventCreateWithFlags(&last.ended, cudaEventDisableTiming), "decode_persistent");
+  if (last.stream != stream) check(cudaStreamWaitEvent(stream, last.ended), "decode_persistent");
+  check(cudaLaunchKernelEx(&config, kernel, p), "decode_persistent");
+  check(cudaEventRecord(last.ended, stream), "decode_persistent");
+  last.stream = stream;
+}
+
 }  // namespace
 }  // namespace persistent
 
 bool can_decode_persistent(const Decoder& d, int64_t rows) {
-  return rows >= 1 && rows <= persistent::kMaxRows && use_hopper() && sm_count() <= persistent::kMaxCtas &&
-         persistent::has_shapes(d);
+  using namespace persistent;
+  return rows >= 1 && rows <= kMaxRows && use_hopper() && sm_count() <= kMaxCtas &&
+         kMaxRows * kMaxSplits * d.kv_heads <= kMaxItems * sm_count() &&
+         kMaxRows * d.heads <= kMaxCombined * sm_count() && has_shapes(d);
 }
 
 size_t persistent_workspace_bytes(const Decoder& d) {
@@ -249,6 +279,7 @@ void decode_persistent(Stream stream, const Decoder& d, const DecodeStep& step) 
   const auto elements = [](const Tensor& t) { return static_cast<bf16*>(t.data); };
   p.rows = static_cast<int>(rows);
   p.eps = d.eps;
+  p.inverse_width = 1 / static_cast<float>(p.width);
   p.scale = 1 / std::sqrt(static_cast<float>(d.head_dim));
   p.max_pages = static_cast<int>(step.kv.page_table.dim(1));
   p.h = elements(step.h);
@@ -272,17 +303,17 @@ void decode_persistent(Stream stream, const Decoder& d, const DecodeStep& step) 
   const auto kernel = persistent::kernel_of(p);
   const int shared = p.ring * persistent::kPageBytes + p.x_bytes + static_cast<int>(sizeof(persistent::Shared));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "decode_persistent");
-  cudaLaunchAttribute cooperative = {};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(sm_count()));
-  config.blockDim = dim3(persistent::kThreads + persistent::kStreamThreads);
+  config.blockDim = dim3(persistent::kThreads + persistent::kHelpers);
   config.dynamicSmemBytes = static_cast<size_t>(shared);
   config.stream = stream;
-  config.attrs = &cooperative;
+  config.attrs = &early;
   config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, p), "decode_persistent");
+  persistent::launch_one_by_one(stream, config, kernel, p);
 }
 
 }  // namespace saccade::cuda

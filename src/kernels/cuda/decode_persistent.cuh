@@ -8,18 +8,22 @@ namespace saccade::cuda::persistent {
 
 constexpr int kWarps = 8;                              // that multiply
 constexpr int kThreads = 32 * kWarps;                  // of those warps
-constexpr int kStreamThreads = 128;                    // one of them streams weights: registers move by warpgroups
+constexpr int kEnders = 2;                             // warps that add the sums of strips and store them, in turns
+constexpr int kHelpers = 128;                          // one thread streams, a warp clears, two end strips
 constexpr int kMaxRows = 8;                            // columns of an mma
 constexpr int kMaxGroup = 8;                           // query heads of a kv head: rows of an mma that attention uses
 constexpr int kPageBlocks = kWarps;                    // a page of weights is one block (16 x 64) for each warp
 constexpr int kPageBytes = kPageBlocks * kBlockBytes;  // as many as 64 keys of 128
 constexpr int kMaxRing = 13;                           // pages
 // Pages on their way from memory, of which a longer queue would delay all other loads: while the stream is all there is
-// to wait for, and between the products of qkv and of gate and up, when small loads are waited for.
-constexpr int kInFlight = 3, kInFlightChain = 2;
-constexpr int kSumBuffers = 2;                   // strips whose sums over warps can be pending
+// to wait for, between the products of qkv and of gate and up, when small loads are waited for, and of the next layer
+// before this one has ended everywhere, when others may still wait for the last of its weights.
+constexpr int kInFlight = 3, kInFlightChain = 2, kInFlightAhead = 1;
+constexpr int kSumBarrier = 2;                   // the first of the enders' hardware barriers
 constexpr int kScoreStride = kKvPageTokens + 8;  // floats; free of bank conflicts
 constexpr int kMaxSplits = 32;                   // parts of a sequence that attend apart: one lane each when combined
+constexpr int kMaxItems = 32;                    // such parts that a CTA attends to
+constexpr int kMaxCombined = 8;                  // query heads of sequences that a CTA combines
 constexpr int kMaxCtas = 160;
 constexpr int kMaxLayers = 128;
 constexpr int kTurns = 4;      // layers whose exchanged values have places of their own
@@ -51,8 +55,9 @@ struct Params {
   float2* partial_top;    // [8, K, kMaxSplits, kMaxGroup]: highest score and sum
   unsigned *turn, *left;  // of the first layer; CTAs that ended, zero between launches
 
-  int rows, depth, width, heads, kv_heads, head_dim, qkv_rows, q_width, ffn, vocabulary, max_pages;
-  float eps, scale;
+  int rows, depth, width, heads, kv_heads, group_heads, head_dim, head_shift, qkv_rows, q_width, ffn, vocabulary;
+  int max_pages;
+  float eps, scale, inverse_width;
   int blocks[kPhases];                   // along K
   int ring, x_bytes;                     // shared memory: pages of the ring, bytes of activations
   int rounds[kPhases];                   // strips that every share has: every grid-th of the first ones
@@ -60,31 +65,48 @@ struct Params {
   LayerView layers[kMaxLayers];
 };
 
+// A kv head of a sequence and a run of its pages.
+struct Item {
+  int b, kv_head, part, page, end;
+};
+// A query head of a sequence: of all of them the number, the first of its parts (they are kMaxGroup apart), and how
+// many it has.
+struct Combined {
+  int number, row, parts;
+};
+
 // Behind the ring and the activations.
 struct Shared {
+  float4 sums[kEnders][kWarps][32];
   union {
-    float4 sums[kSumBuffers][kWarps][32];
     float scores[2][kMaxGroup * kScoreStride];
     float4 combined[kWarps][32];
   };
-  uint64_t full[kMaxRing], empty[kMaxRing], sums_full[kSumBuffers], sums_empty[kSumBuffers];
-  // Of every other layer: its view is there, and no longer needed. Of each layer: its h has arrived, and old values are
-  // cleared in it.
-  uint64_t view_full[2], view_empty[2], arrived, cleared;
+  uint64_t full[kMaxRing], empty[kMaxRing], sums_empty[kEnders];
+  // Of every other layer: its view is there, and no longer needed. Of each layer: its h has arrived, parts of attention
+  // are combined, and what was read or old is cleared.
+  uint64_t view_full[2], view_empty[2], arrived, combined_parts, cleared;
+  uint64_t split;  // how the sequences are split is there
   float squares[2][kWarps][kMaxRows];
   LayerView views[2];  // of this layer and the next: parameters that no SM has read yet come from far away
-  int in_flight;       // kInFlight or kInFlightChain, by atomics
-  int kv_lens[kMaxRows], parts[kMaxRows], part_pages[kMaxRows];
+  int in_flight;       // one of kInFlight, by atomics
+  int kv_lens[kMaxRows], parts[kMaxRows], part_pages[kMaxRows], items, heads;
+  Item item[kMaxItems];
+  Combined head[kMaxCombined];
 };
 
-// A thread of the multiplying warps and where it is in the ring.
-struct Thread {
+// Of a warp that takes part in products.
+struct Lane {
   const Params& p;
   Shared& s;
+  int lane, group, quad;  // lane = 4 * group + quad
+  int turn;               // of the layer
+  int strips = 0;         // so far
+};
+// A thread of the multiplying warps and where it is in the ring.
+struct Thread : Lane {
   uint8_t *ring, *x;
-  int warp, lane, group, quad;  // lane = 4 * group + quad
-  int turn;                     // of the layer
-  int slot = 0, strips = 0, norms = 0;
+  int warp, slot = 0, norms = 0;
   uint32_t parity = 0;
 
   // The next page of the ring, once it is there; and when this warp is done with it.

@@ -11,57 +11,71 @@
 
 namespace saccade::cuda::persistent {
 
-// Shared memory: how each sequence is split.
-__device__ __forceinline__ void split_sequence(const Params& p, Shared& s, int b) {
-  const int pages = (p.kv_lens[b] + kKvPageTokens - 1) / kKvPageTokens;
-  s.kv_lens[b] = p.kv_lens[b];
-  s.part_pages[b] = (pages + kMaxSplits - 1) / kMaxSplits;
-  s.parts[b] = (pages + s.part_pages[b] - 1) / s.part_pages[b];
+// To shared memory: how each sequence is split, this CTA's items, and the query heads that it combines. One warp.
+__device__ __forceinline__ void split_sequences(const Params& p, Shared& s) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane < p.rows) {
+    const int tokens = p.kv_lens[lane], pages = (tokens + kKvPageTokens - 1) / kKvPageTokens;
+    s.kv_lens[lane] = tokens;
+    s.part_pages[lane] = (pages + kMaxSplits - 1) / kMaxSplits;
+    s.parts[lane] = (pages + s.part_pages[lane] - 1) / s.part_pages[lane];
+  }
+  __syncwarp();
+  int number = static_cast<int>(blockIdx.x) + lane * static_cast<int>(gridDim.x), b = 0;  // among those of all CTAs
+  while (b < p.rows && number >= s.parts[b] * p.kv_heads) number -= s.parts[b++] * p.kv_heads;
+  if (b < p.rows) {
+    Item item = {b, number / s.parts[b], number % s.parts[b], 0, 0};
+    item.page = item.part * s.part_pages[b];
+    item.end = min(item.page + s.part_pages[b], (s.kv_lens[b] + kKvPageTokens - 1) / kKvPageTokens);
+    s.item[lane] = item;
+  }
+  const int items = __popc(__ballot_sync(~0u, b < p.rows));
+  if (lane == 0) s.items = items;
+  static_assert(kMaxItems == 32);
+
+  const int head = first_combined() + lane * static_cast<int>(gridDim.x);
+  if (head < p.rows * p.heads) {
+    const int kv_head = head / p.group_heads, of_row = kv_head / p.kv_heads;  // kv_head: of all rows
+    s.head[lane] = {head, kv_head * kMaxSplits * kMaxGroup + head % p.group_heads, s.parts[of_row]};
+  }
+  const int heads = __popc(__ballot_sync(~0u, head < p.rows * p.heads));
+  if (lane == 0) s.heads = heads;
 }
 
 // Walks over the pages of this CTA's items.
-struct Cursor {
-  int item, b, kv_head, part, page, end, id;  // b = rows: none is left
-};
-__device__ __forceinline__ void load_id(const Params& p, Cursor& c) {
-  if (c.b < p.rows) c.id = __ldg(p.page_table + c.b * p.max_pages + c.page);
-}
-__device__ __forceinline__ void seek(const Params& p, const Shared& s, int item, Cursor& c) {
-  c.item = item;
-  for (c.b = 0; c.b < p.rows; ++c.b) {
-    const int parts = s.parts[c.b];
-    if (item < parts * p.kv_heads) {
-      c.kv_head = item / parts;
-      c.part = item % parts;
-      c.page = c.part * s.part_pages[c.b];
-      c.end = min(c.page + s.part_pages[c.b], (s.kv_lens[c.b] + kKvPageTokens - 1) / kKvPageTokens);
-      break;
-    }
-    item -= parts * p.kv_heads;
+struct Cursor : Item {
+  int number = 0;
+
+  __device__ __forceinline__ explicit Cursor(const Shared& s) { load(s); }
+  __device__ __forceinline__ bool done(const Shared& s) const { return number == s.items; }
+  __device__ __forceinline__ void step(const Shared& s) {
+    if (++page < end) return;
+    ++number;
+    load(s);
   }
-  load_id(p, c);
-}
-__device__ __forceinline__ void step(const Params& p, const Shared& s, Cursor& c) {
-  if (c.b == p.rows) return;
-  if (++c.page < c.end) return load_id(p, c);
-  seek(p, s, c.item + static_cast<int>(gridDim.x), c);
+
+ private:
+  __device__ __forceinline__ void load(const Shared& s) {
+    if (!done(s)) static_cast<Item&>(*this) = s.item[number];
+  }
+};
+
+__device__ __forceinline__ float power_of_2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 __device__ __forceinline__ void prefetch(const void* from, int64_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(static_cast<uint32_t>(bytes)) : "memory");
 }
 
-// Brings what is small to the L2 cache and the view of each layer to shared memory. One thread.
-__device__ __forceinline__ void prefetch_for_layers(const Params& p, Shared& s) {
+// Brings what is small to the L2 cache. One thread.
+__device__ __forceinline__ void prefetch_for_layers(const Params& p) {
   for (int i = static_cast<int>(blockIdx.x); i < p.depth; i += static_cast<int>(gridDim.x)) {
     prefetch(p.layers[i].attention_norm, p.width * sizeof(bf16));
     prefetch(p.layers[i].mlp_norm, p.width * sizeof(bf16));
     if (p.layers[i].bias) prefetch(p.layers[i].bias, p.qkv_rows * sizeof(bf16));
-  }
-  for (int layer = 0; layer < p.depth; ++layer) {
-    mbarrier_wait(shared_address(&s.view_empty[layer & 1]), (layer >> 1 & 1) ^ 1);
-    s.views[layer & 1] = p.layers[layer];
-    mbarrier_arrive(shared_address(&s.view_full[layer & 1]));
   }
 }
 
@@ -77,62 +91,71 @@ __device__ __forceinline__ uint4 wait_16(const bf16* from) {
   return v;
 }
 
-__device__ __forceinline__ void load_queries(const Thread& t, const Cursor& c, uint4 (&q)[2][2]) {
-  const Params& p = t.p;
-  const int group_heads = p.heads / p.kv_heads;
-  if (c.b == p.rows || t.group >= group_heads) return;
-  const bf16* from = of_turn(p.qkv, t.turn, p.qkv_rows) + c.b * p.qkv_rows +
-                     (c.kv_head * group_heads + t.group) * p.head_dim + 16 * t.quad;
-#pragma unroll
-  for (int half = 0; half < 2; ++half)
-    if (half * kBlockCols < p.head_dim) {
-      q[half][0] = load_16(from + half * kBlockCols);
-      q[half][1] = load_16(from + half * kBlockCols + 8);
-    }
-}
+// A thread's part of the queries of an item, once it is there.
+struct Queries {
+  uint4 q[2][2];
 
-// This CTA's items from `first` on.
-__device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
+  __device__ __forceinline__ bool missing_any(const Thread& t, int group_heads) const {
+    if (t.group >= group_heads) return false;
+    bool any = missing(q[0][0]) || missing(q[0][1]);
+    if (t.p.head_dim > kBlockCols) any = any || missing(q[1][0]) || missing(q[1][1]);
+    return any;
+  }
+  __device__ __forceinline__ void load(const Thread& t, const Cursor& c, int group_heads) {
+    const Params& p = t.p;
+    if (c.done(t.s) || t.group >= group_heads) return;
+    const bf16* from = of_turn(p.qkv, t.turn, p.qkv_rows) + c.b * p.qkv_rows +
+                       (c.kv_head * group_heads + t.group) * p.head_dim + 16 * t.quad;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (half * kBlockCols < p.head_dim) {
+        q[half][0] = load_16(from + half * kBlockCols);
+        q[half][1] = load_16(from + half * kBlockCols + 8);
+      }
+  }
+};
+
+// This CTA's items.
+__device__ __forceinline__ void attend(Thread& t) {
   const Params& p = t.p;
-  if (first.b == p.rows) return;
-  const int group_heads = p.heads / p.kv_heads;
+  Cursor next(t.s);
+  if (next.done(t.s)) return;
+  const int group_heads = p.group_heads;
   const float scale = p.scale * 1.4426950408889634f;  // powers of two
-  uint4 q[2][2] = {};
+  Queries queries = {};
+  queries.load(t, next, group_heads);
   float top = -INFINITY, total = 0, y[2][4] = {};
-  sync_warps();  // scores are where sums were
   int buffer = 0;
-  Cursor next = first;
-  for (Cursor now = first; now.b < p.rows; now = next, buffer ^= 1) {
+  for (Cursor now = next; !now.done(t.s); now = next, buffer ^= 1) {
     const bf16* qkv = of_turn(p.qkv, t.turn, p.qkv_rows) + now.b * p.qkv_rows;
     const bf16* newest_kv = qkv + (p.heads + now.kv_head) * p.head_dim;  // value: kv_heads heads behind
     const int newest = t.s.kv_lens[now.b] - 1 - now.page * kKvPageTokens;
-    while (t.group < group_heads && (missing(q[0][0]) || missing(q[0][1]) ||
-                                     (p.head_dim > kBlockCols && (missing(q[1][0]) || missing(q[1][1])))))
-      load_queries(t, now, q);
+    while (queries.missing_any(t, group_heads)) queries.load(t, now, group_heads);
     auto* keys = const_cast<uint8_t*>(t.wait_page());
     const bool has_newest_key = newest / 8 == t.warp && newest < kKvPageTokens;
     if (has_newest_key && 8 * t.lane < p.head_dim) {
       *kv_chunk(keys, newest, t.lane) = wait_16(newest_kv + 8 * t.lane);
-      fence_proxy_async();  // before the stream writes there
+      fence_proxy_async_shared();  // before the stream writes there
     }
     __syncwarp();
-    float s[4] = {};
+    float s[2][4] = {};  // two sums, so that products need not wait for each other
 #pragma unroll
     for (int half = 0; half < 2; ++half)
       if (half * kBlockCols < p.head_dim)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const uint4 &a = q[half][i], k = *kv_chunk(keys, 8 * t.warp + t.group, half * 8 + 2 * t.quad + i);
-          mma_16x8x16(s, {a.x, 0, a.y, 0}, k.x, k.y);
-          mma_16x8x16(s, {a.z, 0, a.w, 0}, k.z, k.w);
+          const uint4 &a = queries.q[half][i], k = *kv_chunk(keys, 8 * t.warp + t.group, half * 8 + 2 * t.quad + i);
+          mma_16x8x16(s[0], {a.x, 0, a.y, 0}, k.x, k.y);
+          mma_16x8x16(s[1], {a.z, 0, a.w, 0}, k.z, k.w);
         }
     t.free_page(t.next_page());
-    step(p, t.s, next);
-    load_queries(t, next, q);
+    next.step(t.s);
+    queries.load(t, next, group_heads);
     float* scores = t.s.scores[buffer] + t.group * kScoreStride + 2 * t.quad;
     const int token = 8 * t.warp + 2 * t.quad;
     *reinterpret_cast<float2*>(scores + 8 * t.warp) =
-        make_float2(token <= newest ? s[0] * scale : -INFINITY, token + 1 <= newest ? s[1] * scale : -INFINITY);
+        make_float2(token <= newest ? (s[0][0] + s[1][0]) * scale : -INFINITY,
+                    token + 1 <= newest ? (s[0][1] + s[1][1]) * scale : -INFINITY);
 
     auto* values = const_cast<uint8_t*>(t.wait_page());
     const bool has_columns = 16 * t.warp < p.head_dim;
@@ -140,7 +163,7 @@ __device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
       for (int i = t.lane; i < 2 * (kKvPageTokens - newest); i += 32)
         *kv_chunk(values, newest + i / 2, 2 * t.warp + i % 2) =
             i < 2 ? wait_16(newest_kv + p.kv_heads * p.head_dim + (2 * t.warp + i) * 8) : make_uint4(0, 0, 0, 0);
-      fence_proxy_async();
+      fence_proxy_async_shared();
     }
     sync_warps();
 
@@ -155,7 +178,7 @@ __device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
       }
     page_top = fmaxf(page_top, __shfl_xor_sync(~0u, page_top, 1));
     page_top = fmaxf(page_top, __shfl_xor_sync(~0u, page_top, 2));
-    const float shrink = exp2f(top - page_top);
+    const float shrink = power_of_2(top - page_top);
     top = page_top;
     total *= shrink;
     y[0][0] *= shrink, y[0][1] *= shrink, y[1][0] *= shrink, y[1][1] *= shrink;
@@ -163,7 +186,7 @@ __device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        e[i][j] = make_float2(exp2f(e[i][j].x - top), exp2f(e[i][j].y - top));
+        e[i][j] = make_float2(power_of_2(e[i][j].x - top), power_of_2(e[i][j].y - top));
         total += e[i][j].x + e[i][j].y;
       }
       if (!has_columns) continue;
@@ -188,19 +211,16 @@ __device__ __forceinline__ void attend(Thread& t, const Cursor& first) {
       y[0][0] = y[0][1] = y[1][0] = y[1][1] = 0;
     }
   }
-  sync_warps();  // sums are where scores were
 }
 
-// Adds the parts of this CTA's query heads, a warp those of every eighth number, then the warps' sums, and empties
-// their places. Whether there were any: then a fence must follow before others may fill them again.
-__device__ __forceinline__ bool combine(Thread& t) {
+// Adds the parts of this CTA's query heads, a warp those of every eighth number, then the warps' sums.
+__device__ __forceinline__ void combine(Thread& t) {
   constexpr int kParts = kMaxSplits / kWarps;
   const Params& p = t.p;
-  const int group_heads = p.heads / p.kv_heads, column = 4 * t.lane;
-  for (int i = first_combined(); i < p.rows * p.heads; i += static_cast<int>(gridDim.x)) {
-    const int b = i / p.heads, parts = t.s.parts[b];
-    const int row = (b * p.kv_heads + i % p.heads / group_heads) * kMaxSplits * kMaxGroup + i % group_heads;
-    float2* top_at = p.partial_top + row + t.lane * kMaxGroup;
+  const int column = 4 * t.lane;
+  for (int i = 0; i < t.s.heads; ++i) {
+    const auto [number, row, parts] = t.s.head[i];
+    const float2* top_at = p.partial_top + row + t.lane * kMaxGroup;
     float2 top_sum = make_float2(-INFINITY, 0);
     float4 v[kParts] = {};
     bool again;
@@ -222,7 +242,7 @@ __device__ __forceinline__ bool combine(Thread& t) {
     float top = top_sum.x;
 #pragma unroll
     for (int j = 1; j < 32; j *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, j));
-    const float weight = exp2f(top_sum.x - top);
+    const float weight = power_of_2(top_sum.x - top);
     float sum = weight * top_sum.y;
 #pragma unroll
     for (int j = 1; j < 32; j *= 2) sum += __shfl_xor_sync(~0u, sum, j);
@@ -242,18 +262,12 @@ __device__ __forceinline__ bool combine(Thread& t) {
         const float2 part = reinterpret_cast<const float2*>(t.s.combined[j])[threadIdx.x];
         all.x += part.x, all.y += part.y;
       }
-      publish(of_turn(p.attended, t.turn, p.q_width) + i * p.head_dim + 2 * threadIdx.x,
+      publish(of_turn(p.attended, t.turn, p.q_width) + number * p.head_dim + 2 * threadIdx.x,
               pack_bf16(all.x / sum, all.y / sum));
     }
-#pragma unroll
-    for (int j = 0; j < kParts; ++j)
-      if (t.warp + j * kWarps < parts && column < p.head_dim)
-        clear_16(p.partial + int64_t{row + (t.warp + j * kWarps) * kMaxGroup} * p.head_dim + column);
-    sync_warps();  // all have read the scores' tops, and sums may be written where these were
-    if (t.warp == 0 && t.lane < parts)
-      asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %1};" ::"l"(top_at), "r"(0) : "memory");
   }
-  return first_combined() < p.rows * p.heads;
+  __syncwarp();
+  if (t.lane == 0) mbarrier_arrive(shared_address(&t.s.combined_parts));
 }
 
 }  // namespace saccade::cuda::persistent

@@ -8,7 +8,7 @@
 // Places are emptied by the CTA that fills them. All values of layer g - 2 have been read once a CTA has all of layer
 // g's input: every CTA has then had all of layer g - 1's. A warp empties them (clear_exchange) and fences before this
 // CTA publishes its share of gate and up, which all of layer g + 1 waits for; layer g + 2 uses the places again. Layers
-// are counted on from launch to launch.
+// are counted on from launch to launch. Parts of attention are emptied in the layer itself, by the CTA that reads them.
 #pragma once
 
 #include "kernels/cuda/decode_persistent.cuh"
@@ -51,9 +51,11 @@ __device__ __forceinline__ float2 load_8(const float2* from) {
   asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(from) : "memory");
   return v;
 }
-__device__ __forceinline__ float load_bf16(const bf16* from) {
+// Once it is there; with `given` it is, and may be zero.
+__device__ __forceinline__ float wait_bf16(const bf16* from, bool given) {
   unsigned short v;
-  asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(v) : "l"(from) : "memory");
+  do asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(v) : "l"(from) : "memory");
+  while (v == 0 && !given);
   return __uint_as_float(static_cast<uint32_t>(v) << 16);
 }
 
@@ -71,35 +73,77 @@ __device__ __forceinline__ bool missing(const float2& v) {
   return __float_as_uint(v.x) == 0 || __float_as_uint(v.y) == 0;
 }
 
+// Of this launch's first layer.
+__device__ __forceinline__ int load_turn(const Params& p) {
+  return static_cast<int>(*static_cast<const volatile unsigned*>(p.turn));
+}
+
 __device__ __forceinline__ void clear_16(void* at) {
   asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %1, %1, %1};" ::"l"(at), "r"(0) : "memory");
 }
 
-// Query heads of sequences that this CTA combines (decode_persistent_attention.cuh): this one and every grid-th on.
-// Those CTAs come first that have no part of a short sequence.
+// Query heads of sequences that this CTA combines: this one and every grid-th on. Those CTAs come first that have no
+// part of a short sequence.
 __device__ __forceinline__ int first_combined() { return static_cast<int>(gridDim.x - 1 - blockIdx.x); }
 
-// One warp: in each layer empties what this CTA published two layers ago, rows of earlier launches included.
-__device__ __forceinline__ void clear_exchange(const Params& p, Shared& s, int turn) {
+// One warp empties what this CTA published in layer `old`, rows of earlier launches included.
+__device__ __forceinline__ void clear_published(const Params& p, int lane, int old) {
+#pragma unroll 1
+  for (int phase = 0; phase < kHead; ++phase) {
+    const Share share(p, 0, phase);
+    bf16* const exchanged = phase == kQkv      ? p.qkv
+                            : phase == kOutput ? p.middle
+                            : phase == kGateUp ? p.activated
+                                               : p.out;
+    const int width = phase == kQkv ? p.qkv_rows : phase == kGateUp ? p.ffn : p.width;
+    const int values = phase == kGateUp ? kStripRows / 2 : kStripRows;
+    bf16* to = of_turn(exchanged, old, width) + lane / 2 * width + lane % 2 * 8;
+    if (lane < 2 * kMaxRows && lane % 2 * 8 < values)
+#pragma unroll 1
+      for (int i = 0; i < share.count; ++i) clear_16(to + share.strip(i) * values);
+  }
+  bf16* attended = of_turn(p.attended, old, p.q_width) + lane * 8;
+#pragma unroll 1
+  for (int i = first_combined(); i < kMaxRows * p.heads; i += static_cast<int>(gridDim.x))
+    if (lane * 8 < p.head_dim) clear_16(attended + i * p.head_dim);
+}
+// And the parts that this CTA combined.
+__device__ __forceinline__ void clear_parts(const Params& p, const Shared& s, int lane) {
+#pragma unroll 1
+  for (int i = 0; i < s.heads; ++i) {
+    const auto [number, row, parts] = s.head[i];
+#pragma unroll 1
+    for (int part = 0; part < parts; ++part)
+      if (4 * lane < p.head_dim) clear_16(p.partial + int64_t{row + part * kMaxGroup} * p.head_dim + 4 * lane);
+    if (lane < parts)
+      asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %1};" ::"l"(p.partial_top + row + lane * kMaxGroup), "r"(0)
+                   : "memory");
+  }
+}
+
+__device__ __forceinline__ void bring_view(const Params& p, Shared& s, int lane, int layer) {
+  if (lane > 0 || layer >= p.depth) return;
+  s.views[layer & 1] = p.layers[layer];
+  mbarrier_arrive(shared_address(&s.view_full[layer & 1]));
+}
+
+// One warp: clears in each layer what this CTA published two layers ago and what it combined, and brings the view of
+// the next. Nobody can get two phases ahead of one who waits for the first of them, not even in a CTA without strips:
+// the others need the next view, and this warp goes on when they are done with the one before.
+__device__ __forceinline__ void clear_exchange(const Params& p, Shared& s, int first_turn) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int layer = 0; layer < p.depth; ++layer, ++turn) {
+  for (int layer = 0; layer < p.depth; ++layer) {
     mbarrier_wait(shared_address(&s.arrived), layer & 1);
-    const int old = turn + kTurns - 2;
-    for (int phase = 0; phase < kHead; ++phase) {
-      const Share share(p, 0, phase);
-      bf16* const exchanged[] = {p.qkv, p.middle, p.activated, p.out};
-      const int width = phase == kQkv ? p.qkv_rows : phase == kGateUp ? p.ffn : p.width;
-      const int values = phase == kGateUp ? kStripRows / 2 : kStripRows;
-      bf16* to = of_turn(exchanged[phase], old, width) + lane / 2 * width + lane % 2 * 8;
-      if (lane < 2 * kMaxRows && lane % 2 * 8 < values)
-        for (int i = 0; i < share.count; ++i) clear_16(to + share.strip(i) * values);
+    if (layer > 0) mbarrier_wait(shared_address(&s.view_empty[(layer - 1) & 1]), (layer - 1) >> 1 & 1);
+    clear_published(p, lane, first_turn + layer + kTurns - 2);
+    if (s.heads > 0) {
+      mbarrier_wait(shared_address(&s.combined_parts), layer & 1);
+      clear_parts(p, s, lane);
     }
-    bf16* attended = of_turn(p.attended, old, p.q_width) + lane * 8;
-    for (int i = first_combined(); i < kMaxRows * p.heads; i += static_cast<int>(gridDim.x))
-      if (lane * 8 < p.head_dim) clear_16(attended + i * p.head_dim);
     __threadfence();
     __syncwarp();
     if (lane == 0) mbarrier_arrive(shared_address(&s.cleared));
+    bring_view(p, s, lane, layer + 1);
   }
 }
 

@@ -1,12 +1,12 @@
 // Products of the persistent decode kernel: strips of weights from the ring times up to 8 rows.
 //
 // A warp multiplies block `warp` of every page: weights are the 16 rows of mma m16n8k16, activations its 8 columns, so
-// a step costs the same for 1 to 8 rows. Thread (group, quad) takes the 16-byte chunks 2 quad and 2 quad + 1 of rows
-// `group` and `group + 8` of the block, and of row `group` of the activations: both operands see the columns in the
-// same order, all loads are 16 bytes wide, and eight lanes of a shared load touch all banks once.
+// a step costs the same for 1 to 8 rows. Both come by ldmatrix, whose eight rows touch all banks once in the swizzle.
 //
 // What a layer executes must stay small: it runs once a layer, and instructions that left the caches cost more than
-// they do. So all products are one loop, and activations come from shared memory, where threads share their work.
+// they do. So all products are one loop, and activations come from shared memory, where threads share their work. With
+// two warps on each scheduler an instruction takes 4 to 8 cycles: what a page costs is their number. So other warps end
+// the strips (end_strips), while these go on.
 #pragma once
 
 #include "kernels/cuda/decode_persistent_attention.cuh"
@@ -38,17 +38,22 @@ struct PageStream {
 };
 __device__ __forceinline__ void stream_pages(const Params& p, Shared& s, uint8_t* ring) {
   PageStream stream{p, s, ring};
-  Cursor first;
-  seek(p, s, static_cast<int>(blockIdx.x), first);
   const int64_t kv_elements = kKvPageTokens * p.head_dim;
   for (int i = 0; i <= 4 * p.depth; ++i) {
     const int layer = i / 4, phase = i < 4 * p.depth ? i % 4 : kHead;
+    if (i == kOutput) {  // until here there were weights alone
+      pdl_wait();
+      mbarrier_wait(shared_address(&s.split), 0);
+    }
     if (phase == kOutput)
-      for (Cursor c = first; c.b < p.rows; step(p, s, c)) {
-        const bf16* keys = p.layers[layer].kv + (int64_t{c.id} * 2 * p.kv_heads + c.kv_head) * kv_elements;
-        stream.bring(keys, static_cast<uint32_t>(kv_elements * sizeof(bf16)));
-        stream.bring(keys + p.kv_heads * kv_elements, static_cast<uint32_t>(kv_elements * sizeof(bf16)));
+      for (Cursor c(s); !c.done(s); c.step(s)) {
+        const int64_t id = __ldg(p.page_table + c.b * p.max_pages + c.page);
+        const bf16* keys = p.layers[layer].kv + (id * 2 * p.kv_heads + c.kv_head) * kv_elements;
+#pragma unroll 1
+        for (int values = 0; values < 2; ++values)
+          stream.bring(keys + values * p.kv_heads * kv_elements, static_cast<uint32_t>(kv_elements * sizeof(bf16)));
       }
+    if (phase == kQkv && layer > 0) atomicExch(&s.in_flight, kInFlightAhead);
     const Share share(p, layer, phase);
     for (int strip = 0; strip < share.count; ++strip) {
       const auto* from =
@@ -127,7 +132,7 @@ __device__ __forceinline__ void stage_norm(Thread& t, const bf16* h, bool given,
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < kWarps; ++i) squares += all_squares[i][t.lane % kMaxRows];
-  const float scale_of_lane = 1 / sqrtf(squares / static_cast<float>(p.width) + p.eps);
+  const float scale_of_lane = rsqrtf(squares * p.inverse_width + p.eps);
 #pragma unroll
   for (int b = 0; b < kRows; ++b) {
     const float scale = __shfl_sync(~0u, scale_of_lane, b);
@@ -146,99 +151,104 @@ __device__ __forceinline__ void stage_norm(Thread& t, const bf16* h, bool given,
 template <int kRows>
 struct Tile {
   static constexpr int kChunks = tile_chunks(kRows), kColumns = tile_columns(kRows);
+  const Thread& t;
+  const int columns;  // K
+  const int row = static_cast<int>(threadIdx.x) / (kColumns / 8),
+            column = static_cast<int>(threadIdx.x) % (kColumns / 8) * 8;
+  const bf16* const from;  // the first chunk of the first tile
   uint4 x[kChunks];
 
-  // Asks for those that are missing; whether there were any.
-  __device__ __forceinline__ bool load_missing(const Thread& t, const bf16* from, int columns, int tile) {
-    bool any = false;
+  __device__ __forceinline__ Tile(const Thread& thread, const bf16* all, int k)
+      : t(thread), columns(k), from(all + row * k + column) {}
+  // Chunk i is some rows or columns behind chunk 0.
+  static __device__ constexpr int rows_behind(int i) { return i * kThreads * 8 / kColumns; }
+  static __device__ constexpr int columns_behind(int i) { return i * kThreads * 8 % kColumns; }
+  __device__ __forceinline__ bool has(int tile, int i) const {
+    return row + rows_behind(i) < t.p.rows && tile * kColumns + column + columns_behind(i) < columns;
+  }
+  __device__ __forceinline__ void load(int tile) {
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
-      const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
-      const int b = chunk / (kColumns / 8), column = tile * kColumns + chunk % (kColumns / 8) * 8;
-      if (b < t.p.rows && column < columns && missing(x[i])) {
-        x[i] = load_16(from + b * columns + column);
-        any = true;
-      }
-    }
-    return any;
-  }
-  __device__ __forceinline__ void store(const Thread& t, int tile) const {
-    uint8_t* to = t.x + (tile & 1) * (kChunks * kThreads * 16);
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
-      *chunk_at(to, kColumns * 2, chunk / (kColumns / 8), chunk % (kColumns / 8)) = x[i];
+      x[i] = make_uint4(0, 0, 0, 0);
+      if (has(tile, i)) x[i] = load_16(from + tile * kColumns + rows_behind(i) * columns + columns_behind(i));
     }
   }
-  __device__ __forceinline__ void clear() {
+  // Once nothing is missing.
+  __device__ __forceinline__ void store(int tile, int buffer) {
+    const auto misses = [&] {
+      bool any = false;
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) x[i] = make_uint4(0, 0, 0, 0);
+      for (int i = 0; i < kChunks; ++i) any |= has(tile, i) && missing(x[i]);
+      return any;
+    };
+    while (__any_sync(~0u, misses())) load(tile);
+    uint8_t* to = t.x + buffer * (kChunks * kThreads * 16) + row * (kColumns * 2);
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i)
+      *reinterpret_cast<uint4*>(to + rows_behind(i) * (kColumns * 2) +
+                                (((column + columns_behind(i)) / 8) ^ ((row + rows_behind(i)) & 7)) * 16) = x[i];
   }
 };
 
 // ---- Products
 
-// A thread's operands of one page, and its place in the ring.
-struct PageOfStrip {
-  uint4 w[2][2], x[2];
-  int slot;
+// A thread's operands of its warp's block of one page, as ldmatrix brings them: of four steps of 16 columns.
+struct Operands {
+  uint32_t w[4][4], x[2][4];
+  int slot;  // of the page
 };
-// Waits for the next page; x: the row of activations `group` at the warp's block.
-__device__ __forceinline__ void take_page(Thread& t, PageOfStrip& page, const uint8_t* x, bool has_block) {
-  const uint8_t* block = t.wait_page() + t.warp * kBlockBytes + t.group * 128;
-  page.slot = t.next_page();
-  const int chunk = ((2 * t.quad) ^ t.group) * 16;
-  if (!has_block) return;
+
+// sum += the next `blocks` blocks of a strip x the activations, of which `x` is this lane's row and chunk at its warp's
+// first block. Two sums, so that products need not wait for each other. A warp issues little: the next page is
+// loaded before this one is multiplied, its barrier asked about still earlier, and nothing is copied.
+__device__ __forceinline__ void multiply(Thread& t, float (&sum)[2][4], uint32_t x, int blocks) {
+  const uint32_t w =
+      shared_address(t.ring) + t.warp * kBlockBytes + t.lane % 16 * 128 + ((t.lane / 16) ^ (t.lane & 7)) * 16;
+  bool ready = false;  // the next page is there
+  const auto take = [&](Operands& o, int block) {
+    if (!ready) mbarrier_wait(shared_address(&t.s.full[t.slot]), t.parity);
+    __syncwarp();
+    const uint32_t page = w + t.slot * kPageBytes;
+    o.slot = t.next_page();
+    ready = mbarrier_test(shared_address(&t.s.full[t.slot]), t.parity);
+    if (block + t.warp >= blocks) return;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < 4; ++i) ldmatrix_x4(o.w[i], page ^ (i * 32));
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      page.w[i][half] = *reinterpret_cast<const uint4*>(block + half * 1024 + (chunk ^ (i * 16)));
-    page.x[i] = make_uint4(0, 0, 0, 0);
-    if (t.group < t.p.rows) page.x[i] = *reinterpret_cast<const uint4*>(x + (chunk ^ (i * 16)));
-  }
-}
-// sum += the page's block of this warp x. Two sums, so that products need not wait for each other.
-__device__ __forceinline__ void multiply_page(const Thread& t, float (&sum)[2][4], const PageOfStrip& page,
-                                              bool has_block) {
-  if (has_block) {
+    for (int i = 0; i < 2; ++i) ldmatrix_x4(o.x[i], (x + block * (2 * kBlockCols)) ^ (i * 64));
+  };
+  const auto use = [&](const Operands& o, int block) {
+    if (block + t.warp < blocks) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint4 &a = page.w[i][0], &b = page.w[i][1], &x = page.x[i];
-      mma_16x8x16(sum[0], {a.x, b.x, a.y, b.y}, x.x, x.y);
-      mma_16x8x16(sum[1], {a.z, b.z, a.w, b.w}, x.z, x.w);
+      for (int i = 0; i < 4; ++i) mma_16x8x16(sum[i & 1], o.w[i], o.x[i / 2][i % 2 * 2], o.x[i / 2][i % 2 * 2 + 1]);
     }
-  }
-  t.free_page(page.slot);
-}
-// The next `blocks` blocks of a strip; x: as many of the activations.
-__device__ __forceinline__ void multiply(Thread& t, float (&sum)[2][4], const uint8_t* x, int row_bytes, int blocks) {
-  x += t.group * row_bytes + t.warp * (2 * kBlockCols);
-  PageOfStrip page, next;
-  take_page(t, page, x, t.warp < blocks);
-#pragma unroll 2
-  for (int block = t.warp; block - t.warp < blocks;
-       block += kPageBlocks) {  // the next is taken before this is multiplied
-    x += kPageBlocks * 2 * kBlockCols;
-    if (block - t.warp + kPageBlocks < blocks) take_page(t, next, x, block + kPageBlocks < blocks);
-    multiply_page(t, sum, page, block < blocks);
-    page = next;
+    t.free_page(o.slot);
+  };
+  Operands a, b;
+  take(a, 0);
+  for (int block = 0;; block += 2 * kPageBlocks) {
+    if (block + kPageBlocks < blocks) take(b, block + kPageBlocks);
+    use(a, block);
+    if (block + kPageBlocks >= blocks) break;
+    if (block + 2 * kPageBlocks < blocks) take(a, block + 2 * kPageBlocks);
+    use(b, block + kPageBlocks);
+    if (block + 2 * kPageBlocks >= blocks) break;
   }
 }
 
 // The hidden state that a layer begins with.
-__device__ __forceinline__ const bf16* input_of(const Thread& t, int layer) {
+__device__ __forceinline__ const bf16* input_of(const Lane& t, int layer) {
   return layer == 0 ? t.p.h : of_turn(t.p.out, t.turn - 1, t.p.width);
 }
 
-// What the end of a strip needs from memory, asked for before its products. Of rows 2 quad and 2 quad + 1 of the
+// What the end of a strip needs from memory, asked for before its sums are there. Of rows 2 quad and 2 quad + 1 of the
 // batch (j), and rows group and group + 8 of the strip.
-struct Operands {
+struct Addends {
   float add[2][2];           // [j][half]: what is in h; or [.][half]: the bias
   float cosine[2], sine[2];  // [j]
   int slot[2];               // [j]
 };
-__device__ __forceinline__ void load_operands(const Thread& t, int layer, int phase, int strip, Operands& o) {
+__device__ __forceinline__ void load_addends(const Lane& t, int layer, int phase, int strip, Addends& o) {
   const Params& p = t.p;
   const int row = strip * kStripRows + t.group;
 #pragma unroll
@@ -247,13 +257,14 @@ __device__ __forceinline__ void load_operands(const Thread& t, int layer, int ph
     if (b >= p.rows) continue;
     if (phase == kOutput || phase == kDown) {
       const bf16* h = phase == kOutput ? input_of(t, layer) : of_turn(p.middle, t.turn, p.width);
-      o.add[j][0] = load_bf16(h + b * p.width + row);
-      o.add[j][1] = load_bf16(h + b * p.width + row + 8);
+      const bool given = phase == kOutput && layer == 0;
+      o.add[j][0] = wait_bf16(h + b * p.width + row, given);
+      o.add[j][1] = wait_bf16(h + b * p.width + row + 8, given);
     } else if (phase == kQkv) {
       const bf16* bias = t.s.views[layer & 1].bias;
       o.add[j][0] = bias ? __bfloat162float(bias[row]) : 0;
       o.add[j][1] = bias ? __bfloat162float(bias[row + 8]) : 0;
-      const float* turn = p.cos_sin + b * p.head_dim + (row - t.group) % p.head_dim / 2 + t.group;
+      const float* turn = p.cos_sin + b * p.head_dim + ((row - t.group) & (p.head_dim - 1)) / 2 + t.group;
       o.cosine[j] = turn[0];
       o.sine[j] = turn[p.head_dim / 2];
       o.slot[j] = p.slots[b];
@@ -262,8 +273,8 @@ __device__ __forceinline__ void load_operands(const Thread& t, int layer, int ph
 }
 
 // v[j] and v[2 + j]: rows group and group + 8 of the strip for row 2 quad + j of the batch.
-__device__ __forceinline__ void store_strip(const Thread& t, int layer, int phase, int strip, const float (&v)[4],
-                                            const Operands& o) {
+__device__ __forceinline__ void store_strip(const Lane& t, int layer, int phase, int strip, const float (&v)[4],
+                                            const Addends& o) {
   const Params& p = t.p;
   const int row = strip * kStripRows + t.group;
 #pragma unroll
@@ -272,7 +283,7 @@ __device__ __forceinline__ void store_strip(const Thread& t, int layer, int phas
     if (b >= p.rows) continue;
     float lo = v[j], hi = v[2 + j];
     if (phase == kQkv) {
-      const int head = row / p.head_dim, place = row % p.head_dim;
+      const int head = row >> p.head_shift, place = row & (p.head_dim - 1);
       lo = rounded(lo + o.add[j][0]);
       hi = rounded(hi + o.add[j][1]);
       if (head < p.heads + p.kv_heads) {
@@ -311,47 +322,49 @@ __device__ __forceinline__ void store_strip(const Thread& t, int layer, int phas
   }
 }
 
-// The strips of a phase as their sums are added: by one warp each, in turns.
-struct Ends {
-  const Share& share;
-  int layer, phase, mine;  // this warp's next strip
-  Operands operands;
-
-  __device__ __forceinline__ Ends(const Thread& t, const Share& of, int in_layer, int in_phase)
-      : share(of), layer(in_layer), phase(in_phase), mine((t.warp - t.strips) & (kWarps - 1)), operands{} {
-    load(t);
-  }
-  __device__ __forceinline__ void load(const Thread& t) {
-    if (mine < share.count) load_operands(t, layer, phase, share.strip(mine), operands);
-  }
-};
-
-// Adds the warps' sums of strip `i` of the share in their order; one warp does, while the others go on.
-__device__ __forceinline__ void end_strip(Thread& t, Ends& ends, int i, float (&sum)[2][4]) {
-  const int buffer = t.strips % kSumBuffers;
-  const uint32_t round = t.strips / kSumBuffers & 1;
-  const uint32_t full = shared_address(&t.s.sums_full[buffer]), empty = shared_address(&t.s.sums_empty[buffer]);
-  mbarrier_wait(empty, round ^ 1);
-  t.s.sums[buffer][t.warp][t.lane] =
+// A warp's sums of a strip go to the warp that ends it.
+__device__ __forceinline__ void hand_over(Thread& t, float (&sum)[2][4]) {
+  const int ender = t.strips % kEnders;
+  mbarrier_wait(shared_address(&t.s.sums_empty[ender]), (t.strips / kEnders & 1) ^ 1);
+  __syncwarp();
+  t.s.sums[ender][t.warp][t.lane] =
       make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
 #pragma unroll
   for (int j = 0; j < 4; ++j) sum[0][j] = sum[1][j] = 0;
-  mbarrier_arrive(full);
+  asm volatile("bar.arrive %0, %1;" ::"r"(kSumBarrier + ender), "n"(kThreads + 32) : "memory");
   ++t.strips;
-  if (ends.mine != i) return;
+}
 
-  mbarrier_wait(full, round);
-  __syncwarp();
-  float v[4] = {};
+// Adds the sums of the multiplying warps in their order, and stores: every second strip of all phases. One warp.
+__device__ __forceinline__ void end_strips(const Params& p, Shared& s, int ender) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  pdl_wait();
+  Lane t{p, s, lane, lane / 4, lane % 4, load_turn(p)};
+  for (int i = 0; i <= 4 * p.depth; ++i) {
+    const int layer = i / 4, phase = i < 4 * p.depth ? i % 4 : kHead;
+    if (phase == kQkv) mbarrier_wait(shared_address(&s.view_full[layer & 1]), layer >> 1 & 1);
+    if (phase == kGateUp) {  // whose values say that what was read and what was old is cleared
+      mbarrier_wait(shared_address(&s.cleared), layer & 1);
+      mbarrier_arrive(shared_address(&s.view_empty[layer & 1]));
+    }
+    const Share share(p, layer, phase);
+    for (int strip = 0; strip < share.count; ++strip, ++t.strips) {
+      if (t.strips % kEnders != ender) continue;
+      Addends addends = {};
+      load_addends(t, layer, phase, share.strip(strip), addends);
+      __syncwarp();
+      asm volatile("bar.sync %0, %1;" ::"r"(kSumBarrier + ender), "n"(kThreads + 32) : "memory");
+      float v[4] = {};
 #pragma unroll
-  for (int j = 0; j < kWarps; ++j) {
-    const float4 part = t.s.sums[buffer][j][t.lane];
-    v[0] += part.x, v[1] += part.y, v[2] += part.z, v[3] += part.w;
+      for (int j = 0; j < kWarps; ++j) {
+        const float4 part = s.sums[ender][j][lane];
+        v[0] += part.x, v[1] += part.y, v[2] += part.z, v[3] += part.w;
+      }
+      mbarrier_arrive(shared_address(&s.sums_empty[ender]));
+      store_strip(t, layer, phase, share.strip(strip), v, addends);
+    }
+    if (phase == kDown) ++t.turn;
   }
-  store_strip(t, ends.layer, ends.phase, ends.share.strip(i), v, ends.operands);
-  mbarrier_arrive(empty);
-  ends.mine += kWarps;
-  ends.load(t);
 }
 
 // The products of one phase.
@@ -360,13 +373,12 @@ __device__ __forceinline__ void products(Thread& t, int layer, int phase) {
   using TileOf = Tile<kRows>;
   const Params& p = t.p;
   const Share share(p, layer, phase);
-  Ends ends(t, share, layer, phase);
   const bool normed = phase != kOutput && phase != kDown;
   const bf16* x = phase == kDown ? of_turn(p.activated, t.turn, p.ffn) : of_turn(p.attended, t.turn, p.q_width);
   const int columns = share.blocks * kBlockCols, tile_blocks = TileOf::kColumns / kBlockCols;
   const int tiles = normed ? 1 : (share.blocks + tile_blocks - 1) / tile_blocks;
   const int row_bytes = normed ? p.width * 2 : TileOf::kColumns * 2, total = share.count * tiles;
-  TileOf tile;
+  TileOf tile(t, x, columns);
   if (normed) {
     const LayerView& view = t.s.views[layer & 1];
     const bf16* h = phase == kGateUp ? of_turn(p.middle, t.turn, p.width) : input_of(t, layer);
@@ -375,36 +387,31 @@ __device__ __forceinline__ void products(Thread& t, int layer, int phase) {
                                : phase == kGateUp ? view.mlp_norm
                                                   : p.norm);
     if (t.warp == 0 && t.lane == 0) {
-      if (phase == kQkv)
-        mbarrier_arrive(shared_address(&t.s.arrived));
-      else
-        atomicExch(&t.s.in_flight, kInFlight);
+      if (phase == kQkv) mbarrier_arrive(shared_address(&t.s.arrived));
+      atomicExch(&t.s.in_flight, kInFlight);
     }
   } else if (total > 0) {
-    tile.clear();
-    while (__any_sync(~0u, tile.load_missing(t, x, columns, 0))) {
-    }
+    tile.load(0);
     sync_warps();  // other warps may still read what is there
-    tile.store(t, 0);
+    tile.store(0, 0);
     sync_warps();
   }
+  const int b = min(t.lane & 7, p.rows - 1);  // rows that are not there: those of others, whose products nobody reads
+  const uint32_t x_of_lane =
+      shared_address(t.x) + b * row_bytes + t.warp * (2 * kBlockCols) + ((t.lane / 8) ^ (b & 7)) * 16;
   float sum[2][4] = {};
-  for (int i = 0, strip = 0, now = 0; i < total; ++i) {
+  for (int i = 0, now = 0; i < total; ++i) {
     const int next = now + 1 < tiles ? now + 1 : 0;
     const bool stages = tiles > 1 && i + 1 < total;
-    if (stages) {
-      tile.clear();
-      tile.load_missing(t, x, columns, next);
-    }
-    multiply(t, sum, t.x + (normed || (i & 1) == 0 || tiles == 1 ? 0 : TileOf::kChunks * kThreads * 16), row_bytes,
+    if (stages) tile.load(next);
+    const bool second = !normed && tiles > 1 && (i & 1) != 0;
+    multiply(t, sum, x_of_lane + (second ? TileOf::kChunks * kThreads * 16 : 0),
              normed ? share.blocks : min(tile_blocks, share.blocks - now * tile_blocks));
     if (stages) {
-      while (__any_sync(~0u, tile.load_missing(t, x, columns, next))) {
-      }
-      tile.store(t, i + 1);
+      tile.store(next, (i + 1) & 1);
       sync_warps();
     }
-    if (next == 0) end_strip(t, ends, strip++, sum);
+    if (next == 0) hand_over(t, sum);
     now = next;
   }
 }
