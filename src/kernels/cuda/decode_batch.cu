@@ -192,7 +192,13 @@ __device__ __forceinline__ void multiply(const Params& p, const Memory& memory, 
   }
 }
 
-__device__ __forceinline__ void normalise(const Params& p, const Memory& memory, Stage& stage, const bf16* w,
+// Of a stage that had values in the ring of activations: who brings those of the next product waits for this.
+__device__ __forceinline__ void end_in_x_ring(const Memory& memory, Stage& stage, int next) {
+  if (memory.s->ranges[next].left > 0) mbarrier_arrive(memory.x_ring_free());
+  stage.end();
+}
+
+__device__ __forceinline__ void normalise(const Params& p, const Memory& memory, Stage& stage, int next, const bf16* w,
                                           int from) {
   chain::Norm a;
   a.h = p.h;
@@ -210,7 +216,7 @@ __device__ __forceinline__ void normalise(const Params& p, const Memory& memory,
     sync_consumers();
   }
   stage.wait();
-  stage.end();
+  end_in_x_ring(memory, stage, next);
 }
 
 template <int kDh, int kHalves>
@@ -233,10 +239,10 @@ __device__ __forceinline__ void consume(const Params& p, const Memory& memory, c
     if (phase == kQkv) {
       attend<kDh, kHalves>(p, layer, memory, walk, first, turn, [&] { stage.wait(); });
       stage.wait();
-      stage.end();
+      end_in_x_ring(memory, stage, kOutput);
     } else if (phase != kGateUp) {
       const int next = (i + 1) / 4;  // layer of the product that follows
-      normalise(p, memory, stage,
+      normalise(p, memory, stage, phase_of(p, i + 1),
                 phase == kOutput ? p.layers[layer].mlp_norm
                 : next < p.depth ? p.layers[next].attention_norm
                                  : p.norm,
@@ -259,12 +265,13 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
   if (threadIdx.x == 0) {
     for (int i = 0; i < kSlots; ++i) {
       mbarrier_init(memory.full(i), 2);
-      mbarrier_init(memory.empty(i), 4);
+      mbarrier_init(memory.empty(i), 128);
     }
     for (int i = 0; i < kXSlots; ++i) {
       mbarrier_init(memory.x_full(i), 1);
       mbarrier_init(memory.x_empty(i), kConsumerWarps);
     }
+    mbarrier_init(memory.x_ring_free(), kConsumers);
     fence_barrier_init();
   }
   chain::read_lengths(p.attention, memory.s->lengths, lane);

@@ -114,6 +114,7 @@ struct Range {
 // Behind the ring of activations, which is free during attention and norms.
 struct Shared {
   uint64_t full[kSlots], empty[kSlots], x_full[kXSlots], x_empty[kXSlots];
+  uint64_t x_ring_free;  // of what attention and norms have there
   float warp_sums[kConsumerWarps];
   chain::Lengths lengths;
   Range ranges[kPhases];       // of this CTA
@@ -131,6 +132,7 @@ struct Memory {
   __device__ __forceinline__ uint32_t empty(int slot) const { return shared_address(&s->empty[slot]); }
   __device__ __forceinline__ uint32_t x_full(int slot) const { return shared_address(&s->x_full[slot]); }
   __device__ __forceinline__ uint32_t x_empty(int slot) const { return shared_address(&s->x_empty[slot]); }
+  __device__ __forceinline__ uint32_t x_ring_free() const { return shared_address(&s->x_ring_free); }
 };
 
 __device__ __forceinline__ chain::Partials partials_of(const Params& p, const Memory& memory, int phase) {
@@ -140,8 +142,8 @@ __device__ __forceinline__ chain::Partials partials_of(const Params& p, const Me
 
 __device__ __forceinline__ int step_pages(const Cursor& c) { return min(kStepPages, c.pages - c.page); }
 
-// By one lane of each of the four warps that have read the slot.
-__device__ __forceinline__ void free_slot(const Memory& memory, int slot) { mbarrier_arrive(memory.empty(slot)); }
+// By one lane of each of the four warps that have read the slot, for all of its lanes.
+__device__ __forceinline__ void free_slot(const Memory& memory, int slot) { mbarrier_arrive(memory.empty(slot), 32); }
 
 // This thread, read anew by each stage: else what all stages compute of it is computed once, before the layers, and
 // kept in local memory, which is slow beside so much shared memory.

@@ -214,8 +214,7 @@ __device__ __forceinline__ void attend(const Params& p, int layer, const Memory&
     return memory.ring + t.slot * kSlotBytes;
   };
   const auto release = [&](const Turn& t) {
-    __syncwarp();
-    if (lane == 0) free_slot(memory, t.slot);
+    mbarrier_arrive(memory.empty(t.slot));  // by every lane, which may have mended the slot
   };
   uint32_t q[kHalves][kDh / 16][2] = {};
   Weighted<kDh, kHalves> mine;

@@ -78,6 +78,7 @@ struct Streamer {
 __device__ __forceinline__ void bring_activations(const Params& p, const Memory& memory) {
   const auto bytes = static_cast<uint32_t>((p.rows + 7) / 8 * 8 * kBlockCols * sizeof(bf16));
   Turn turn;
+  uint32_t parity = 0;
   for (int i = 0; i <= 4 * p.depth; ++i) {
     const int phase = phase_of(p, i);
     const Product& product = p.products[phase];
@@ -88,6 +89,10 @@ __device__ __forceinline__ void bring_activations(const Params& p, const Memory&
     while (range.next(product.m, piece)) {
       if (!waited) {
         wait_stages(p, 1 + i / 4 * kLayerStages + stage);
+        if (phase != kDown) {
+          mbarrier_wait(memory.x_ring_free(), parity);
+          parity ^= 1;
+        }
         fence_proxy_async_global();  // copies read what was written
         fence_proxy_async_shared();  // and write where attention and norms had their values
         waited = true;

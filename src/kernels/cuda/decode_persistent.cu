@@ -41,7 +41,10 @@ __global__ void __launch_bounds__(kThreads + kHelpers, 1) decode_kernel(const __
       mbarrier_init(shared_address(&s.full[i]), 1);
       mbarrier_init(shared_address(&s.empty[i]), kWarps);
     }
-    for (int i = 0; i < kEnders; ++i) mbarrier_init(shared_address(&s.sums_empty[i]), 32);
+    for (int i = 0; i < kEnders; ++i) {
+      mbarrier_init(shared_address(&s.sums_full[i]), kThreads);
+      mbarrier_init(shared_address(&s.sums_empty[i]), 32);
+    }
     for (int i = 0; i < 2; ++i) {
       mbarrier_init(shared_address(&s.view_full[i]), 1);
       mbarrier_init(shared_address(&s.view_empty[i]), kThreads + 32 * kEnders);
@@ -63,6 +66,7 @@ __global__ void __launch_bounds__(kThreads + kHelpers, 1) decode_kernel(const __
       bring_view(p, s, lane, 0);
       pdl_wait();
       split_sequences(p, s);
+      __syncwarp();
       mbarrier_arrive(shared_address(&s.split));
       clear_exchange(p, s, load_turn(p));
     }

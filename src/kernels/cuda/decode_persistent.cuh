@@ -19,7 +19,6 @@ constexpr int kMaxRing = 13;                           // pages
 // to wait for, between the products of qkv and of gate and up, when small loads are waited for, and of the next layer
 // before this one has ended everywhere, when others may still wait for the last of its weights.
 constexpr int kInFlight = 3, kInFlightChain = 2, kInFlightAhead = 1;
-constexpr int kSumBarrier = 2;                   // the first of the enders' hardware barriers
 constexpr int kScoreStride = kKvPageTokens + 8;  // floats; free of bank conflicts
 constexpr int kMaxSplits = 32;                   // parts of a sequence that attend apart: one lane each when combined
 constexpr int kMaxItems = 32;                    // such parts that a CTA attends to
@@ -82,7 +81,7 @@ struct Shared {
     float scores[2][kMaxGroup * kScoreStride];
     float4 combined[kWarps][32];
   };
-  uint64_t full[kMaxRing], empty[kMaxRing], sums_empty[kEnders];
+  uint64_t full[kMaxRing], empty[kMaxRing], sums_full[kEnders], sums_empty[kEnders];
   // Of every other layer: its view is there, and no longer needed. Of each layer: its h has arrived, parts of attention
   // are combined, and what was read or old is cleared.
   uint64_t view_full[2], view_empty[2], arrived, combined_parts, cleared;

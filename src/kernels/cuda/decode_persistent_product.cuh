@@ -331,7 +331,7 @@ __device__ __forceinline__ void hand_over(Thread& t, float (&sum)[2][4]) {
       make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
 #pragma unroll
   for (int j = 0; j < 4; ++j) sum[0][j] = sum[1][j] = 0;
-  asm volatile("bar.arrive %0, %1;" ::"r"(kSumBarrier + ender), "n"(kThreads + 32) : "memory");
+  mbarrier_arrive(shared_address(&t.s.sums_full[ender]));
   ++t.strips;
 }
 
@@ -352,8 +352,8 @@ __device__ __forceinline__ void end_strips(const Params& p, Shared& s, int ender
       if (t.strips % kEnders != ender) continue;
       Addends addends = {};
       load_addends(t, layer, phase, share.strip(strip), addends);
+      mbarrier_wait(shared_address(&s.sums_full[ender]), t.strips / kEnders & 1);
       __syncwarp();
-      asm volatile("bar.sync %0, %1;" ::"r"(kSumBarrier + ender), "n"(kThreads + 32) : "memory");
       float v[4] = {};
 #pragma unroll
       for (int j = 0; j < kWarps; ++j) {
