@@ -4,6 +4,7 @@
 #include <utility>
 
 namespace saccade {
+
 std::vector<SequencePtr> Scheduler::admit() {
   std::vector<SequencePtr> admitted;
   while (!waiting_.empty() && running_.size() < max_batch_) {
