@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
 #include <vector>
 
+#include "graph_timing.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/layout.h"
@@ -78,28 +78,6 @@ class Memory {
   unsigned seed_ = 0;
 };
 
-// Median and best microseconds of one of ten calls.
-std::array<double, 2> time(const std::function<void()>& call) {
-  constexpr int kCalls = 10;
-  cudaEvent_t begin, end;
-  cuda::check(cudaEventCreate(&begin), "event");
-  cuda::check(cudaEventCreate(&end), "event");
-  std::vector<double> times;
-  for (int i = 0; i < 9; ++i) {
-    cuda::check(cudaEventRecord(begin), "event");
-    for (int j = 0; j < kCalls; ++j) call();
-    cuda::check(cudaEventRecord(end), "event");
-    cuda::check(cudaEventSynchronize(end), "decode");
-    float ms;
-    cuda::check(cudaEventElapsedTime(&ms, begin, end), "event");
-    times.push_back(static_cast<double>(ms) * 1e3 / kCalls);
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  std::sort(times.begin(), times.end());
-  return {times[times.size() / 2], times[0]};
-}
-
 void bench(const Shape& s) {
   using Order = Weight::RowOrder;
   constexpr int64_t kMaxRows = 8, kMaxPages = 66;
@@ -151,7 +129,7 @@ void bench(const Shape& s) {
       step.kv.page_table = memory.upload({rows, kMaxPages}, table);
       step.logits = memory.zeros(DType::kF32, {rows, s.vocabulary});
       step.workspace = workspace;
-      const auto [us, best] = time([&] { cuda::decode_persistent(nullptr, d, step); });
+      const auto [us, best] = launches_us(nullptr, 10, [&] { cuda::decode_persistent(nullptr, d, step); });
 
       const Tensor host = memory.pinned({256}), inputs = memory.zeros(DType::kI32, {256}), ids = inputs.slice(0, rows);
       const Tensor positions(inputs.as<int32_t>() + 64, DType::kI32, {3, rows}), for_host = memory.pinned({rows});
@@ -165,7 +143,7 @@ void bench(const Shape& s) {
         sample_rows[b] = {};
       }
       const std::array<int64_t, 3> sections = {16, 24, 24};
-      const auto [around, best_around] = time([&] {
+      const auto [around, best_around] = launches_us(nullptr, 10, [&] {
         cuda::fetch(nullptr, host, inputs, ids, chosen);
         cuda::embed(nullptr, embedding, ids, step.h);
         cuda::rope_table(nullptr, positions, sections, 1e6, step.cos_sin);

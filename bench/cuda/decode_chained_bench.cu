@@ -2,10 +2,8 @@
 // CUDA graph and as plain launches, and the share of the bound (weights and cache read once at 4.65 TB/s).
 #include <cuda_bf16.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -63,25 +61,6 @@ Weight weight(int64_t n, int64_t k, Weight::RowOrder order = Weight::RowOrder::k
   w.strip_rows = n;
   w.strip_cols = k;
   return w;
-}
-
-double launches_ms(cudaStream_t stream, const std::function<void()>& run) {
-  constexpr int kRuns = 15;
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin);
-  cudaEventCreate(&end);
-  std::vector<float> times;
-  for (int i = 0; i < kRuns + 3; ++i) {
-    float ms = 0;
-    cudaEventRecord(begin, stream);
-    run();
-    cudaEventRecord(end, stream);
-    check(cudaEventSynchronize(end), "run");
-    cudaEventElapsedTime(&ms, begin, end);
-    if (i >= 3) times.push_back(ms);
-  }
-  std::nth_element(times.begin(), times.begin() + kRuns / 2, times.end());
-  return times[kRuns / 2];
 }
 
 struct Bench {
@@ -150,7 +129,7 @@ struct Bench {
   void whole(int64_t rows) {
     const DecodeStep t = step(rows);
     const auto run = [&] { decode_chained(stream, d, t); };
-    const double launches = launches_ms(stream, run);  // loads the kernels as well
+    const double launches = launches_us(stream, 1, run, 15).median * 1e-3;  // loads the kernels as well
     const double graph = graph_median_us(stream, 1, run) * 1e-3, bound = bytes(rows) / kBandwidth * 1e3;
     std::printf("%s B=%-2d graph %.3f ms (%.0f%% of bound %.3f), launches %.3f ms\n", s.name, static_cast<int>(rows),
                 graph, 100 * bound / graph, bound, launches);

@@ -236,7 +236,7 @@ void set_schedule(Params& p, int ctas) {
 // CTAs wait for those of all SMs, which come as soon as other kernels have ended: those must not wait for these in
 // turn. So kernels of different streams follow each other. (A cooperative launch would not share SMs with another one,
 // but would not begin early either.)
-void launch_one_by_one(Stream stream, const cudaLaunchConfig_t& config, void (*kernel)(Params), const Params& p) {
+void launch_one_by_one(Stream stream, void (*kernel)(Params), size_t shared, const Params& p) {
   struct Last {
     cudaEvent_t ended = nullptr;
     Stream stream = nullptr;
@@ -249,7 +249,7 @@ void launch_one_by_one(Stream stream, const cudaLaunchConfig_t& config, void (*k
   Last& last = last_of_device[device];
   if (!last.ended) check(cudaEventCreateWithFlags(&last.ended, cudaEventDisableTiming), "decode_persistent");
   if (last.stream != stream) check(cudaStreamWaitEvent(stream, last.ended), "decode_persistent");
-  check(cudaLaunchKernelEx(&config, kernel, p), "decode_persistent");
+  launch_pdl("decode_persistent", kernel, static_cast<unsigned>(sm_count()), kThreads + kHelpers, shared, stream, p);
   check(cudaEventRecord(last.ended, stream), "decode_persistent");
   last.stream = stream;
 }
@@ -307,17 +307,7 @@ void decode_persistent(Stream stream, const Decoder& d, const DecodeStep& step) 
   const auto kernel = persistent::kernel_of(p);
   const int shared = p.ring * persistent::kPageBytes + p.x_bytes + static_cast<int>(sizeof(persistent::Shared));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "decode_persistent");
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(sm_count()));
-  config.blockDim = dim3(persistent::kThreads + persistent::kHelpers);
-  config.dynamicSmemBytes = static_cast<size_t>(shared);
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  persistent::launch_one_by_one(stream, config, kernel, p);
+  persistent::launch_one_by_one(stream, kernel, static_cast<size_t>(shared), p);
 }
 
 }  // namespace saccade::cuda
