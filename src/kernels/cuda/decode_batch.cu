@@ -1,15 +1,16 @@
 // One kernel per token: all layers of a dense decoder and its head, for up to 64 sequences, on Hopper.
 //
-// One CTA on each SM, launched cooperatively, walks through seven stages a layer
+// One CTA on each SM, in clusters of two, launched cooperatively, walks through seven stages a layer
 //   qkv | bias, rope, append, attention | output | add, norm | gate_up, silu | down | add, norm
 // with a barrier of the grid behind each. Two warps stream what the CTA will need of weights and cache, of all stages
 // and layers, through a ring of 10 slots of 16 KiB (21 MB over 132 SMs, 4.6 us of memory), and do not wait for
-// barriers; only activations do, which another warp brings from the L2 cache.
+// barriers; only activations do, which another warp brings from the L2 cache, for both CTAs of the cluster.
 //
 // Products: x [64 rows, of which B count] is the operand of 64 rows of wgmma and a tile of 64 rows of weights the one
-// of 64 columns. A CTA has a range of (group of rows, block of K) units of equal bytes, whose sums the next stage
-// adds up, or of whole strips where an epilogue needs complete sums. Two warpgroups take turns at tiles.
-// Bytes: all weights and the cache, once. Sums are in float, in an order that depends on N, K and the number of SMs.
+// of 64 columns. A cluster has a range of strips where an epilogue needs complete sums, else of (group of rows, block
+// of K) units of equal bytes, whose sums the next stage adds up; its CTAs have the same blocks of K and each its own
+// rows of weights. Bytes: all weights and the cache, once. Sums are in float, in an order that depends on N, K and the
+// number of clusters.
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/decode_batch_attention.cuh"
@@ -24,52 +25,61 @@ __device__ __forceinline__ const bf16* weights_of(const Params& p, int layer, in
   return phase == kHead ? p.head : p.layers[layer].weights[phase];
 }
 
-// Sums of a tile of 4 strips: rows b and b + 8 of x, rows n and n + 1 of the matrix from 8 j + 2 (lane % 4) on.
-struct Tile {
+// Two strips that a warpgroup has summed: rows b and b + 8 of x, rows n and n + 1 of the matrix from 8 j + 2 (lane % 4)
+// on.
+struct Pair {
   int strip, strips, row, column, part;
 
-  __device__ __forceinline__ Tile(const Thread& t, const Piece& piece, int tile)
-      : strip(piece.strip + tile * kTileStrips),
-        strips(piece.strips - tile * kTileStrips),
+  __device__ __forceinline__ Pair(const Thread& t, const Piece& piece, int first)
+      : strip(piece.strip + first),
+        strips(piece.strips - first),
         row(t.warp % 4 * 16 + t.lane / 4),
         column(t.lane % 4 * 2),
         part(piece.part) {}
 };
 
-__device__ __forceinline__ void store_activated(const Params& p, const float (&sums)[32], const Tile& t) {
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ void store_activated(const Params& p, const float* sums, const Pair& t) {
 #pragma unroll
-  for (int j = 0; j < 8; j += 2) {
-    if (j / 2 >= t.strips) continue;
+  for (int j = 0; j < 2; ++j) {
+    if (j >= t.strips) continue;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float y[2];
+      const float* gates = sums + 8 * j + 2 * half;
+      float silu[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float gate = chain::rounded(sums[4 * j + 2 * half + i]);
-        const float silu = chain::rounded(__fdividef(gate, 1 + __expf(-gate)));
-        y[i] = silu * chain::rounded(sums[4 * j + 4 + 2 * half + i]);
+        const float gate = chain::rounded(gates[i]);
+        silu[i] = gate * reciprocal(1 + __expf(-gate));
       }
+      const __nv_bfloat162 y =
+          __hmul2(__floats2bfloat162_rn(silu[0], silu[1]), __floats2bfloat162_rn(gates[4], gates[5]));
       const int b = t.row + 8 * half;
       if (b < p.rows)
-        *reinterpret_cast<uint32_t*>(p.activated + chain::tile_offset(b, (t.strip + j / 2) * 8 + t.column)) =
-            pack_bf16(y[0], y[1]);
+        *reinterpret_cast<__nv_bfloat162*>(p.activated + chain::tile_offset(b, (t.strip + j) * 8 + t.column)) = y;
     }
   }
 }
-__device__ __forceinline__ void store_partials(const Params& p, const chain::Split& split, const float (&sums)[32],
-                                               const Tile& t) {
+__device__ __forceinline__ void store_partials(const Params& p, const chain::Split& split, const float* sums,
+                                               const Pair& t) {
   const chain::Partials partials = {p.partials, split, p.rows};
   float* const y = partials.of(t.part, t.row, t.strip * kStripRows + t.column);
 #pragma unroll
   for (int half = 0; half < 2; ++half)
 #pragma unroll
-    for (int j = 0; j < 8; j += 2)
-      if (t.row + 8 * half < p.rows && j / 2 < t.strips)
-        *reinterpret_cast<float4*>(y + (j / 2 * p.rows + 8 * half) * kStripRows) =
-            make_float4(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1], sums[4 * j + 4 + 2 * half],
-                        sums[4 * j + 4 + 2 * half + 1]);
+    for (int j = 0; j < 2; ++j) {
+      const float* x = sums + 8 * j + 2 * half;
+      if (t.row + 8 * half < p.rows && j < t.strips)
+        __stcg(reinterpret_cast<float4*>(y + (j * p.rows + 8 * half) * kStripRows),
+               make_float4(x[0], x[1], x[4], x[5]));
+    }
 }
-__device__ __forceinline__ void store_logits(const Params& p, const float (&sums)[32], const Tile& t) {
+__device__ __forceinline__ void store_logits(const Params& p, const float* sums, const Pair& t) {
   const int end = p.products[kHead].n, n = t.strip * kStripRows + t.column;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -77,11 +87,11 @@ __device__ __forceinline__ void store_logits(const Params& p, const float (&sums
     float* const row = p.logits + static_cast<int64_t>(t.row + 8 * half) * end + n;
     const bool aligned = reinterpret_cast<uintptr_t>(row) % sizeof(float2) == 0;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
+    for (int j = 0; j < 4; ++j) {
       if (j / 2 >= t.strips || n + 8 * j >= end) continue;
       const float2 v = {chain::rounded(sums[4 * j + 2 * half]), chain::rounded(sums[4 * j + 2 * half + 1])};
       if (aligned && n + 8 * j + 1 < end) {
-        *reinterpret_cast<float2*>(row + 8 * j) = v;
+        __stcg(reinterpret_cast<float2*>(row + 8 * j), v);
       } else {
         row[8 * j] = v.x;
         if (n + 8 * j + 1 < end) row[8 * j + 1] = v.y;
@@ -96,66 +106,117 @@ __device__ __forceinline__ uint32_t low_half(uint32_t address) {
 }
 __device__ __forceinline__ uint64_t descriptor(uint32_t low) { return matrix_descriptor(0) >> 32 << 32 | low; }
 
-// Sums of `kMine` tiles of this warpgroup, every other one of the piece's. Products of one step are queued while those
-// of the step before run; of one tile in two sums, since each waits for the one before in its sum.
-template <int kMine>
-__device__ __forceinline__ void sum_piece(const Thread& thread, const Memory& memory, const Piece& piece, Turn& turn,
-                                          Turn& x_turn, float (&sums)[kTiles][32]) {
-  constexpr int kSteps = kBlockCols / 16;
-  const int tiles = piece.tiles();
-  int held[kTiles] = {}, x_held = -1;  // slots of the step before
-  const auto release = [&] {
-    if (thread.lane != 0 || x_held < 0) return;
+// Sums of a piece of whole strips in this warpgroup: of kFull tiles, every other one of the piece's, and of half of a
+// third one, two strips, of which the other warpgroup has the rest.
+template <int kFull, bool kShared>
+__device__ __forceinline__ void sum_whole(const Thread& thread, const Memory& memory, const Piece& piece, Turn& turn,
+                                          Turn& x_turn, float (&sums)[kTiles * 32]) {
+  constexpr int kMine = kFull + kShared;
+  float full[kTiles][32] = {}, half_tile[16] = {};
+  const int tiles = piece.tiles(), group = thread.warp / 4;
+  const auto free_x = [&](int slot) {
+    if (thread.lane < kRanks) mbarrier_arrive_at(thread.lane, memory.x_empty(slot), 1);
+  };
+  const auto add = [&](uint32_t x, const uint32_t* w, int half) {
 #pragma unroll
-    for (int i = 0; i < kMine; ++i) free_slot(memory, held[i]);
-    mbarrier_arrive(memory.x_empty(x_held));
+    for (int k = 0; k < kBlockCols / 16; ++k) {
+      const uint32_t on = half * (kTileBytes >> 4) + 2 * k;
+      if constexpr (kFull > 0) {
+#pragma unroll
+        for (int i = 0; i < kFull; ++i) wgmma<64>(full[i], descriptor(x + 2 * k), descriptor(w[i] + on), 1);
+      }
+      if constexpr (kShared) wgmma<32>(half_tile, descriptor(x + 2 * k), descriptor(w[kFull] + on), 1);
+    }
   };
   for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
-    int slots[kTiles];
-    uint32_t w[kTiles];
-    mbarrier_wait(memory.x_full(x_turn.slot), x_turn.parity);
-    const uint32_t x = low_half(memory.x + x_turn.slot * kSlotBlocks * kXBytes);
+    const bool both = block + 1 < piece.end;
+    int slots[kMine + 1];
+    uint32_t w[kMine + 1];
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
       Turn t = turn;
-      t.advance(2 * i + thread.warp / 4, kSlots);
+      t.advance(i < kFull ? 2 * i + group : tiles - 1, kSlots);
       slots[i] = t.slot;
-      w[i] = low_half(memory.ring + t.slot * kSlotBytes);
+      w[i] = low_half(memory.ring + t.slot * kSlotBytes + (i < kFull ? 0 : group * 2 * kBlockBytes));
       mbarrier_wait(memory.full(t.slot), t.parity);
     }
-    if (kMine > 0 && block + 1 < piece.end) {
+    const Turn first = x_turn;
+    x_turn.advance(1, kXSlots);
+    const uint32_t x0 = low_half(memory.x + first.slot * kXBytes), x1 = low_half(memory.x + x_turn.slot * kXBytes);
+    mbarrier_wait(memory.x_full(first.slot), first.parity);
+    if (both) mbarrier_wait(memory.x_full(x_turn.slot), x_turn.parity);
+    if (kMine > 0 && both) {
       wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < kSteps; ++k)
-#pragma unroll
-        for (int half = 0; half < kSlotBlocks; ++half)
-#pragma unroll
-          for (int i = 0; i < kMine; ++i)
-            wgmma<64>(sums[kMine == 1 ? half : i], descriptor(x + half * (kXBytes >> 4) + 2 * k),
-                      descriptor(w[i] + half * (kTileBytes >> 4) + 2 * k), 1);
+      add(x0, w, 0);
+      add(x1, w, 1);
       wgmma_commit();
-      wgmma_wait<1, 0>();
+      wgmma_wait<0, 0>();
     } else if (kMine > 0) {
       wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < kSteps; ++k)
-#pragma unroll
-        for (int i = 0; i < kMine; ++i) wgmma<64>(sums[i], descriptor(x + 2 * k), descriptor(w[i] + 2 * k), 1);
+      add(x0, w, 0);
       wgmma_commit();
-      wgmma_wait<1, 1>();
+      wgmma_wait<0, 1>();
     }
-    release();
+    free_x(first.slot);
+    if (both) {
+      free_x(x_turn.slot);
+      x_turn.advance(1, kXSlots);
+    }
+    if (thread.lane == 0) {
 #pragma unroll
-    for (int i = 0; i < kMine; ++i) held[i] = slots[i];
-    x_held = x_turn.slot;
+      for (int i = 0; i < kMine; ++i) free_slot(memory, slots[i], i < kFull ? 4 : kConsumerWarps);
+    }
     turn.advance(tiles, kSlots);
-    x_turn.advance(1, kXSlots);
   }
-  if (kMine > 0) wgmma_wait<0, 2>();
-  release();
-  if (kMine == 1)
 #pragma unroll
-    for (int i = 0; i < 32; ++i) sums[0][i] += sums[1][i];
+  for (int i = 0; i < 32 * kFull; ++i) sums[i] = full[i / 32][i % 32];
+#pragma unroll
+  for (int i = 0; i < 16 * kShared; ++i) sums[32 * kFull + i] = half_tile[i];
+}
+
+// Sums of a tile of a split product: each warpgroup takes every other block, and in the end has the sums of two strips.
+// `again`: not the first of these since the warpgroups met.
+__device__ __forceinline__ void sum_split(const Thread& thread, const Memory& memory, const Piece& piece, Turn& turn,
+                                          Turn& x_turn, bool again, float (&sums)[kTiles * 32]) {
+  const int group = thread.warp / 4;
+  float tile[32] = {};
+  for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
+    if (block + group < piece.end) {
+      Turn x = x_turn;
+      x.advance(group, kXSlots);
+      const uint32_t from = low_half(memory.x + x.slot * kXBytes),
+                     w = low_half(memory.ring + turn.slot * kSlotBytes + group * kTileBytes);
+      mbarrier_wait(memory.x_full(x.slot), x.parity);
+      mbarrier_wait(memory.full(turn.slot), turn.parity);
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kBlockCols / 16; ++k) wgmma<64>(tile, descriptor(from + 2 * k), descriptor(w + 2 * k), 1);
+      wgmma_commit();
+      wgmma_wait<0, 2>();
+      if (thread.lane < kRanks) mbarrier_arrive_at(thread.lane, memory.x_empty(x.slot), 2);  // for both warpgroups
+    } else {
+      mbarrier_wait(memory.full(turn.slot), turn.parity);
+    }
+    if (thread.lane == 0) free_slot(memory, turn.slot, kConsumerWarps);
+    turn.advance(1, kSlots);
+    x_turn.advance(min(kSlotBlocks, piece.end - block), kXSlots);
+  }
+  if (again) sync_consumers();
+  float4* const here = memory.exchange + thread.index % 128;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float* other = tile + 4 * i;
+    float4 v = make_float4(other[0], other[1], other[2], other[3]);
+    if (group == 0) v = make_float4(other[16], other[17], other[18], other[19]);
+    here[(group * 4 + i) * 128] = v;
+  }
+  sync_consumers();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float4 v = here[((1 - group) * 4 + i) * 128];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sums[4 * i + j] = (group == 0 ? tile[4 * i + j] : tile[16 + 4 * i + j]) + (&v.x)[j];
+  }
 }
 
 __device__ __forceinline__ void multiply(const Params& p, const Memory& memory, int phase, Turn& turn, Turn& x_turn) {
@@ -164,36 +225,46 @@ __device__ __forceinline__ void multiply(const Params& p, const Memory& memory, 
   const int group = thread.warp / 4;
   Range range = memory.s->ranges[phase];
   Piece piece;
+  bool again = false;
   while (range.next(m, piece)) {
-    float sums[kTiles][32];
-#pragma unroll
-    for (auto& tile : sums)
-#pragma unroll
-      for (float& v : tile) v = 0;
-    const int tiles = piece.tiles(), mine = (tiles + 1 - group) / 2;
-    if (mine == 2)
-      sum_piece<2>(thread, memory, piece, turn, x_turn, sums);
-    else if (mine == 1)
-      sum_piece<1>(thread, memory, piece, turn, x_turn, sums);
-    else
-      sum_piece<0>(thread, memory, piece, turn, x_turn, sums);
+    float sums[kTiles * 32] = {};
+    const int tiles = piece.tiles();
+    int pairs = tiles;  // of strips
+    if (!m.whole && tiles == 1) {
+      sum_split(thread, memory, piece, turn, x_turn, again, sums);
+      again = true;
+    } else if (tiles == 4) {
+      sum_whole<2, false>(thread, memory, piece, turn, x_turn, sums);
+    } else if (tiles == 3) {
+      sum_whole<1, true>(thread, memory, piece, turn, x_turn, sums);
+    } else if (tiles > group) {
+      sum_whole<1, false>(thread, memory, piece, turn, x_turn, sums);
+      pairs = 2;
+    } else {
+      sum_whole<0, false>(thread, memory, piece, turn, x_turn, sums);
+      pairs = 0;
+    }
 #pragma unroll 1  // one copy of the code
-    for (int tile = group; tile < tiles; tile += 2) {
-      const Tile t(thread, piece, tile);
+    for (int i = 0; i < pairs; ++i) {
+      const int first = !m.whole               ? 2 * group
+                        : i == 2 && tiles == 3 ? 2 * kTileStrips + 2 * group
+                                               : (i / 2 * 2 + group) * kTileStrips + i % 2 * 2;
+      const Pair t(thread, piece, first);
       if (phase == kGateUp)
-        store_activated(p, sums[0], t);
+        store_activated(p, sums, t);
       else if (phase == kHead)
-        store_logits(p, sums[0], t);
+        store_logits(p, sums, t);
       else
-        store_partials(p, m.split, sums[0], t);
+        store_partials(p, m.split, sums, t);
 #pragma unroll
-      for (int i = 0; i < 32; ++i) sums[0][i] = sums[kTiles - 1][i];
+      for (int k = 0; k < (kTiles * 2 - 1) * 16; ++k) sums[k] = sums[16 + k];
     }
   }
 }
 
 // Of a stage that had values in the ring of activations: who brings those of the next product waits for this.
 __device__ __forceinline__ void end_in_x_ring(const Memory& memory, Stage& stage, int next) {
+  fence_proxy_async_shared();  // copies come there next
   if (memory.s->ranges[next].left > 0) mbarrier_arrive(memory.x_ring_free());
   stage.end();
 }
@@ -260,18 +331,20 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
   memory.x_data = base + kSlots * kSlotBytes;
   memory.ring = shared_address(memory.ring_data);
   memory.x = shared_address(memory.x_data);
-  memory.s = reinterpret_cast<Shared*>(memory.x_data + kXRing);
+  memory.exchange = reinterpret_cast<float4*>(memory.x_data + kXRing);
+  memory.s = reinterpret_cast<Shared*>(memory.x_data + kXRing + kExchange);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < kSlots; ++i) {
       mbarrier_init(memory.full(i), 2);
-      mbarrier_init(memory.empty(i), 128);
+      mbarrier_init(memory.empty(i), kConsumers);
     }
     for (int i = 0; i < kXSlots; ++i) {
       mbarrier_init(memory.x_full(i), 1);
-      mbarrier_init(memory.x_empty(i), kConsumerWarps);
+      mbarrier_init(memory.x_empty(i), kRanks * kConsumerWarps);
     }
     mbarrier_init(memory.x_ring_free(), kConsumers);
+    mbarrier_init(memory.x_rings_free(), kRanks);
     fence_barrier_init();
   }
   chain::read_lengths(p.attention, memory.s->lengths, lane);
@@ -280,35 +353,69 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
     if (!product.m.whole)
       for (int i = static_cast<int>(threadIdx.x); i < product.m.split.groups; i += kThreads)
         memory.s->counts[product.first_count + i] = static_cast<uint8_t>(product.m.split.count(i));
-  __syncthreads();
+  sync_cluster();
   const Walk walk = {p.attention, memory.s->lengths};
   const Cursor first = walk.first(lane);
   if (warp < kConsumerWarps) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
-    return consume<kDh, kHalves>(p, memory, walk, first);
-  }
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
-  if (warp < kConsumerWarps + 2) {
-    Streamer stream{p, memory, lane, warp - kConsumerWarps};
-    for (int i = 0; i <= 4 * p.depth; ++i) {
-      const int layer = i / 4, phase = phase_of(p, i);
-      stream.product(p.products[phase].m, memory.s->ranges[phase], weights_of(p, layer, phase));
-      if (phase == kQkv) stream.cache(p.layers[layer].kv, walk, first);
+    consume<kDh, kHalves>(p, memory, walk, first);
+  } else {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+    if (warp < kConsumerWarps + 2) {
+      Streamer stream{p, memory, lane, warp - kConsumerWarps};
+      for (int i = 0; i <= 4 * p.depth; ++i) {
+        const int layer = i / 4, phase = phase_of(p, i);
+        stream.product(p.products[phase].m, memory.s->ranges[phase], weights_of(p, layer, phase));
+        if (phase == kQkv) stream.cache(p.layers[layer].kv, walk, first);
+      }
+    } else if (warp == kConsumerWarps + 2 && lane == 0) {
+      bring_activations(p, memory);
     }
-  } else if (warp == kConsumerWarps + 2 && lane == 0) {
-    bring_activations(p, memory);
   }
+  sync_cluster();  // other CTAs may still write or arrive here
 }
+
+// Cooperative: CTAs wait for each other, and other kernels have the device until all of them fit.
+struct Launch {
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+
+  Launch(int clusters, Stream stream) {
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim = {kRanks, 1, 1};
+    attributes[1].id = cudaLaunchAttributeCooperative;
+    attributes[1].val.cooperative = 1;
+    config.gridDim = dim3(static_cast<unsigned>(kRanks * clusters));
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = kSharedBytes;
+    config.stream = stream;
+    config.attrs = attributes;
+    config.numAttrs = 2;
+  }
+};
 
 }  // namespace
 }  // namespace batch
 
 namespace chain {
 
+int cluster_count() {
+  static const int count = [] {
+    const auto kernel = batch::decode_kernel<128, 1>;
+    const batch::Launch launch(sm_count() / kClusterCtas, nullptr);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, batch::kSharedBytes), "decode");
+    int clusters = 0;
+    check(cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config), "decode");
+    return clusters;
+  }();
+  return count;
+}
+
 bool can_decode_at_once(const Decoder& d) {
   const int64_t width = d.norm.dim(0), rows = 2 * width + d.layers[0].qkv.rows();  // of split products
-  return d.depth <= batch::kMaxLayers && width * static_cast<int64_t>(sizeof(bf16)) <= batch::kXRing &&
-         rows / (batch::kTileStrips * kStripRows) + 3 <= batch::kMaxGroups;
+  return cluster_count() > 0 && d.depth <= batch::kMaxLayers &&
+         width * static_cast<int64_t>(sizeof(bf16)) <= batch::kXRing &&
+         rows / (Split::kStrips * kStripRows) + 3 <= batch::kMaxGroups;
 }
 
 void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, const Attention& attention,
@@ -320,17 +427,17 @@ void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, con
   p.width = static_cast<int>(d.norm.dim(0));
   p.eps = d.eps;
   int groups = 0;
-  const auto product = [&](const Weight& w, Cut cut, const bf16* x) {
-    const batch::Product made = {matrix_of(w, cut), x, static_cast<int>(w.rows()), groups};
-    if (cut != Cut::kWhole) groups += made.m.split.groups;
+  const auto product = [&](const Weight& w, bool whole, const bf16* x) {
+    const batch::Product made = {matrix_of(w, whole), x, static_cast<int>(w.rows()), groups};
+    if (!whole) groups += made.m.split.groups;
     return made;
   };
   const DecoderLayer& first = d.layers[0];
-  p.products[batch::kQkv] = product(first.qkv, Cut::kFourStrips, operands.x);
-  p.products[batch::kOutput] = product(first.output, Cut::kFourStrips, attention.y);
-  p.products[batch::kGateUp] = product(first.gate_up, Cut::kWhole, operands.x);
-  p.products[batch::kDown] = product(first.down, Cut::kEightStrips, operands.activated);
-  p.products[batch::kHead] = product(d.head, Cut::kWhole, operands.x);
+  p.products[batch::kQkv] = product(first.qkv, false, operands.x);
+  p.products[batch::kOutput] = product(first.output, false, attention.y);
+  p.products[batch::kGateUp] = product(first.gate_up, true, operands.x);
+  p.products[batch::kDown] = product(first.down, false, operands.activated);
+  p.products[batch::kHead] = product(d.head, true, operands.x);
   p.attention = attention;
   p.h = values(step.h);
   p.x = operands.x;
@@ -356,17 +463,8 @@ void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, con
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, batch::kSharedBytes), "decode");
   const int counters = 1 + attention.rows * attention.kv_heads;
   check(cudaMemsetAsync(p.arrived, 0, counters * sizeof(*p.arrived), stream), "decode");
-  cudaLaunchAttribute cooperative = {};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(sm_count()));
-  config.blockDim = dim3(batch::kThreads);
-  config.dynamicSmemBytes = batch::kSharedBytes;
-  config.stream = stream;
-  config.attrs = &cooperative;
-  config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, p), "decode");
+  const batch::Launch launch(cluster_count(), stream);
+  check(cudaLaunchKernelEx(&launch.config, kernel, p), "decode");
 }
 
 }  // namespace chain

@@ -11,6 +11,7 @@ using chain::Cursor;
 using chain::kStepPages;
 using chain::Walk;
 
+constexpr int kRanks = chain::kClusterCtas;
 constexpr int kConsumers = 256;  // two warpgroups
 constexpr int kConsumerWarps = kConsumers / 32;
 constexpr int kThreads = kConsumers + 128;  // two warps stream weights and cache, one brings activations
@@ -19,12 +20,14 @@ constexpr int kSlotBlocks = 2;
 constexpr int kTileBytes = kTileStrips * kBlockBytes;
 constexpr int kSlotBytes = kSlotBlocks * kTileBytes;  // also the keys or values of a page at Dh = 128
 constexpr int kSlots = 10;
-constexpr int kInFlight = 3;  // slots on their way from memory at a time: more are 1% slower
+constexpr int kInFlight = 4;  // slots on their way from memory at a time
 constexpr int kTiles = 2;     // of a warpgroup at a time
 constexpr int kPassStrips = 2 * kTiles * kTileStrips;
 constexpr int kXBytes = chain::kMaxRows * kBlockCols * 2;  // of a block
-constexpr int kXSlots = 4;
-constexpr int kXRing = kXSlots * kSlotBlocks * kXBytes;
+constexpr int kXSlots = 6;
+constexpr int kXRing = kXSlots * kXBytes;
+constexpr int kExchange = 2 * 128 * 16 * static_cast<int>(sizeof(float));  // half of a tile's sums of each warpgroup
+static_assert(chain::Split::kStrips == kRanks * kTileStrips);
 constexpr int kMaxLayers = 96;
 constexpr int kLayerStages = 7;
 constexpr int kMaxGroups = 512;  // of a layer's split products
@@ -80,52 +83,56 @@ struct Piece {
   __device__ __forceinline__ int tiles() const { return (strips + kTileStrips - 1) / kTileStrips; }
 };
 
-// What a CTA has of a product that is left: strips, or units of its split.
+// What a CTA has of a product that is left. Its cluster's ranks have the same blocks of K, since they get activations
+// together, and each its own strips, of which the last may have none.
 struct Range {
-  int left = 0;
-  int strip = 0, step = 0;  // of the next piece; strips of a piece
-  int begin = 0, part = 0;  // its first block; its place among its group's
+  int left = 0;                         // pieces of whole strips, or units of the split
+  int strip = 0, strips = 0, step = 0;  // of the next piece on; strips of a piece
+  int begin = 0, part = 0;              // its first block; its place among its group's
 
   __device__ __forceinline__ explicit Range(const chain::Matrix& m) {
-    const int cta = static_cast<int>(blockIdx.x);
-    if (cta >= m.split.ctas) return;
-    const int units = m.whole ? m.strips : m.split.units(), cursor = units * cta / m.split.ctas;
-    left = units * (cta + 1) / m.split.ctas - cursor;
+    const int share = static_cast<int>(blockIdx.x) / kRanks, rank = static_cast<int>(blockIdx.x) % kRanks;
+    if (share >= m.split.shares) return;
+    const int units = m.whole ? m.strips : m.split.units(), cursor = units * share / m.split.shares;
+    const int count = units * (share + 1) / m.split.shares - cursor;
     if (m.whole) {
-      const int passes = (left + kPassStrips - 1) / kPassStrips;
-      strip = cursor, step = (left + passes - 1) / passes;
+      left = (count + kRanks * kPassStrips - 1) / (kRanks * kPassStrips);
+      strip = cursor + count * rank / kRanks, strips = cursor + count * (rank + 1) / kRanks - strip;
+      step = (strips + left - 1) / left;
     } else {
       const int group = cursor / m.blocks;
-      step = 1 << m.split.log_strips, strip = group * step;
-      begin = cursor % m.blocks, part = cta - m.split.first(group);
+      left = count;
+      strip = (group * kRanks + rank) * kTileStrips, strips = m.strips - strip, step = kTileStrips;
+      begin = cursor % m.blocks, part = share - m.split.first(group);
     }
   }
   __device__ __forceinline__ bool next(const chain::Matrix& m, Piece& p) {
     if (left <= 0) return false;
-    p = {strip, min(step, m.whole ? left : m.strips - strip), begin, m.whole ? m.blocks : min(m.blocks, begin + left),
-         part};
-    left -= m.whole ? p.strips : p.end - p.begin;
-    strip += step;
+    p = {strip, max(0, min(step, strips)), begin, m.whole ? m.blocks : min(m.blocks, begin + left), part};
+    const int strips_on = m.whole ? step : chain::Split::kStrips;
+    left -= m.whole ? 1 : p.end - p.begin;
+    strip += strips_on, strips -= strips_on;
     begin = part = 0;
     return true;
   }
 };
 
-// Behind the ring of activations, which is free during attention and norms.
+// Behind the rings (that of activations is free during attention and norms) and what warpgroups exchange.
 struct Shared {
   uint64_t full[kSlots], empty[kSlots], x_full[kXSlots], x_empty[kXSlots];
-  uint64_t x_ring_free;  // of what attention and norms have there
+  uint64_t x_ring_free, x_rings_free;  // of what attention and norms have there; in both CTAs of the cluster
   float warp_sums[kConsumerWarps];
   chain::Lengths lengths;
   Range ranges[kPhases];       // of this CTA
-  uint8_t counts[kMaxGroups];  // CTAs of each group
+  uint8_t counts[kMaxGroups];  // clusters of each group
 };
-constexpr int kSharedBytes = 1024 + kSlots * kSlotBytes + kXRing + static_cast<int>(sizeof(Shared));
+constexpr int kSharedBytes = 1024 + kSlots * kSlotBytes + kXRing + kExchange + static_cast<int>(sizeof(Shared));
 static_assert(kSharedBytes <= 227 * 1024);
 
 struct Memory {
   uint32_t ring, x;
   char *ring_data, *x_data;  // the same places
+  float4* exchange;          // [2][4][128]
   Shared* s;
 
   __device__ __forceinline__ uint32_t full(int slot) const { return shared_address(&s->full[slot]); }
@@ -133,6 +140,7 @@ struct Memory {
   __device__ __forceinline__ uint32_t x_full(int slot) const { return shared_address(&s->x_full[slot]); }
   __device__ __forceinline__ uint32_t x_empty(int slot) const { return shared_address(&s->x_empty[slot]); }
   __device__ __forceinline__ uint32_t x_ring_free() const { return shared_address(&s->x_ring_free); }
+  __device__ __forceinline__ uint32_t x_rings_free() const { return shared_address(&s->x_rings_free); }
 };
 
 __device__ __forceinline__ chain::Partials partials_of(const Params& p, const Memory& memory, int phase) {
@@ -140,10 +148,10 @@ __device__ __forceinline__ chain::Partials partials_of(const Params& p, const Me
   return {p.partials, product.m.split, p.rows, memory.s->counts + product.first_count};
 }
 
-__device__ __forceinline__ int step_pages(const Cursor& c) { return min(kStepPages, c.pages - c.page); }
-
-// By one lane of each of the four warps that have read the slot, for all of its lanes.
-__device__ __forceinline__ void free_slot(const Memory& memory, int slot) { mbarrier_arrive(memory.empty(slot), 32); }
+// By one lane of each of the warps that have read the slot, four or eight.
+__device__ __forceinline__ void free_slot(const Memory& memory, int slot, int warps) {
+  mbarrier_arrive(memory.empty(slot), kConsumers / warps);
+}
 
 // This thread, read anew by each stage: else what all stages compute of it is computed once, before the layers, and
 // kept in local memory, which is slow beside so much shared memory.

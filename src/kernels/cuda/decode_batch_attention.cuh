@@ -214,14 +214,14 @@ __device__ __forceinline__ void attend(const Params& p, int layer, const Memory&
     return memory.ring + t.slot * kSlotBytes;
   };
   const auto release = [&](const Turn& t) {
-    mbarrier_arrive(memory.empty(t.slot));  // by every lane, which may have mended the slot
+    mbarrier_arrive(memory.empty(t.slot), 2);  // by every lane of a warpgroup, which may have mended the slot
   };
   uint32_t q[kHalves][kDh / 16][2] = {};
-  Weighted<kDh, kHalves> mine;
   chain::Spans<kValues> sum[kHalves];  // of this warp's heads, from the first span on
   int before = 0;                      // spans of the sequence that are not here
   bool is_new = true;
   for (Cursor next = c; !walk.done(c); c = next) {
+    walk.next_span(next);
     if (is_new || c.page == 0) {
       prepare(thread, p, view, memory, shared, c, wait_for_sums);
       sync_consumers();
@@ -235,13 +235,14 @@ __device__ __forceinline__ void attend(const Params& p, int layer, const Memory&
       }
       before = c.index;
       is_new = false;
-      mine = {};
-    } else if (c.in_span == 0) {
-      mine = {};
     }
-    const int pages = step_pages(c), page = c.page + warpgroup, tokens = c.length - page * kKvPageTokens - first;
-    if (page < c.pages) {
+    Weighted<kDh, kHalves> mine;
+    int tokens = c.length - (c.page + warpgroup) * kKvPageTokens - first;  // from this warp's on
+    for (int left = walk.pages(c); left > 0; left -= kStepPages, tokens -= kStepPages * kKvPageTokens) {
+      const int pages = min(left, kStepPages);
       const Turn key_turn = slot_of(warpgroup), value_turn = slot_of(pages + warpgroup);
+      turn.advance(2 * pages, kSlots);
+      if (warpgroup >= pages) continue;
       const uint32_t keys = wait(key_turn);
       const bool newest = tokens > 0 && tokens <= 16;
       if (tokens <= 16) {
@@ -256,9 +257,6 @@ __device__ __forceinline__ void attend(const Params& p, int layer, const Memory&
       release(value_turn);
       if (newest) append(thread, a, view.kv, shared, c);
     }
-    turn.advance(2 * pages, kSlots);
-    walk.advance(next);
-    if (!walk.ends_span(c)) continue;
 
     const int item = c.b * a.kv_heads + c.kv_head, spans = chain::spans_of(c.pages);
     const auto place = [&](int span, int i) {

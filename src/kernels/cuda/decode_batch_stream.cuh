@@ -52,31 +52,39 @@ struct Streamer {
   __device__ __forceinline__ void cache(const bf16* kv, const Walk& walk, Cursor c) {
     const chain::Attention& a = p.attention;
     const int64_t elements = static_cast<int64_t>(kKvPageTokens) * a.head_dim;
-    const auto bytes = static_cast<uint32_t>(elements);  // of half of a page
-    const auto id_of = [&](const Cursor& at) {           // of the lane's page
-      return __ldg(a.page_table + at.b * a.max_pages + min(at.page + lane % kStepPages, at.pages - 1));
+    const auto bytes = static_cast<uint32_t>(elements);    // of half of a page
+    const auto ids_of = [&](const Cursor& at, int page) {  // of the span that begins there: each lane's page
+      return walk.done(at) ? 0 : __ldg(a.page_table + at.b * a.max_pages + min(at.page + page + lane, at.pages - 1));
     };
-    int id = walk.done(c) ? 0 : id_of(c);
-    while (!walk.done(c)) {
-      const int pages = step_pages(c);
-      const bf16* from = kv + (static_cast<int64_t>(id) * 2 * a.kv_heads + c.kv_head) * elements + half * elements / 2;
-      walk.advance(c);
-      if (!walk.done(c)) id = id_of(c);
-      for (int value = 0; value < 2; ++value, from += a.kv_heads * elements)
-        for (int page = 0; page < pages; ++page) {
-          next(bytes);
-          if (lane == page)
-            bulk_copy_evict_first(memory.ring + turn.slot * kSlotBytes + half * bytes, from, bytes,
-                                  memory.full(turn.slot));
-          turn.advance(1, kSlots);
-        }
+    for (int ids = ids_of(c, 0); !walk.done(c);) {
+      const int pages = walk.pages(c);
+      const bf16* from = kv + c.kv_head * elements + half * elements / 2;
+      Cursor next = c;
+      walk.next_span(next);
+      const int next_ids = ids_of(next, 0);
+      for (int page = 0; page < pages; page += kStepPages) {
+        if (page % 32 == 0 && page > 0) ids = ids_of(c, page);
+        for (int value = 0; value < 2; ++value)
+          for (int i = page; i < min(page + kStepPages, pages); ++i) {
+            const int id = __shfl_sync(~0u, ids, i % 32);
+            this->next(bytes);
+            if (lane == 0)
+              bulk_copy_evict_first(memory.ring + turn.slot * kSlotBytes + half * bytes,
+                                    from + (2 * static_cast<int64_t>(id) + value) * a.kv_heads * elements, bytes,
+                                    memory.full(turn.slot));
+            turn.advance(1, kSlots);
+          }
+      }
+      c = next;
+      ids = next_ids;
     }
   }
 };
 
-// A thread.
+// A thread. Each rank brings half of every block to both.
 __device__ __forceinline__ void bring_activations(const Params& p, const Memory& memory) {
   const auto bytes = static_cast<uint32_t>((p.rows + 7) / 8 * 8 * kBlockCols * sizeof(bf16));
+  const uint32_t part = cluster_rank() * (bytes / kRanks);
   Turn turn;
   uint32_t parity = 0;
   for (int i = 0; i <= 4 * p.depth; ++i) {
@@ -88,23 +96,22 @@ __device__ __forceinline__ void bring_activations(const Params& p, const Memory&
     bool waited = false;
     while (range.next(product.m, piece)) {
       if (!waited) {
-        wait_stages(p, 1 + i / 4 * kLayerStages + stage);
-        if (phase != kDown) {
+        if (phase != kDown) {  // known from the stage as well, but to no tool
           mbarrier_wait(memory.x_ring_free(), parity);
+          for (int rank = 0; rank < kRanks; ++rank) mbarrier_arrive_at(rank, memory.x_rings_free(), 1);
+          mbarrier_wait(memory.x_rings_free(), parity);
           parity ^= 1;
         }
+        wait_stages(p, 1 + i / 4 * kLayerStages + stage);
         fence_proxy_async_global();  // copies read what was written
-        fence_proxy_async_shared();  // and write where attention and norms had their values
         waited = true;
       }
-      for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
-        const int halves = min(kSlotBlocks, piece.end - block);
+      const char* from = reinterpret_cast<const char*>(product.x) + static_cast<int64_t>(piece.begin) * kXBytes + part;
+      for (int block = piece.begin; block < piece.end; ++block, from += kXBytes) {
         mbarrier_wait(memory.x_empty(turn.slot), turn.parity ^ 1);
-        mbarrier_expect(memory.x_full(turn.slot), halves * bytes);
-        for (int half = 0; half < halves; ++half)
-          bulk_copy(memory.x + (turn.slot * kSlotBlocks + half) * kXBytes,
-                    product.x + static_cast<int64_t>(block + half) * (chain::kMaxRows * kBlockCols), bytes,
-                    memory.x_full(turn.slot));
+        mbarrier_expect(memory.x_full(turn.slot), bytes);
+        bulk_copy_multicast(memory.x + turn.slot * kXBytes + part, from, bytes / kRanks, memory.x_full(turn.slot),
+                            (1 << kRanks) - 1);
         turn.advance(1, kXSlots);
       }
     }

@@ -22,16 +22,19 @@ SACCADE_HOST_DEVICE constexpr unsigned tile_offset(unsigned row, unsigned column
 
 __device__ __forceinline__ float rounded(float x) { return __bfloat162float(__float2bfloat16(x)); }
 
-// A matrix cut into `ctas` ranges of equal bytes: units are (group of strips, block of 64 columns), columns inside. A
-// group is summed from the partial sums of the CTAs that touch it, in their order. Depends on N, K and the device.
+// A matrix cut into `shares` ranges of equal bytes, one for each CTA or cluster: units are (group of strips, block of
+// 64 columns), columns inside. A group is summed from the partial sums of the shares that touch it, in their order.
+// Depends on N, K and the device.
 struct Split {
-  int groups = 0, blocks = 0, ctas = 0, log_strips = 0;  // 2^log_strips strips in a group
-  int most = 0;                                          // CTAs of a group
+  static constexpr int kStrips = 8;  // of a group
+
+  int groups = 0, blocks = 0, shares = 0;
+  int most = 0;  // shares of a group
 
   SACCADE_HOST_DEVICE int units() const { return groups * blocks; }
-  SACCADE_HOST_DEVICE int cta_of(int unit) const { return ((unit + 1) * ctas - 1) / units(); }
-  SACCADE_HOST_DEVICE int first(int group) const { return cta_of(group * blocks); }
-  SACCADE_HOST_DEVICE int count(int group) const { return cta_of((group + 1) * blocks - 1) - first(group) + 1; }
+  SACCADE_HOST_DEVICE int share_of(int unit) const { return ((unit + 1) * shares - 1) / units(); }
+  SACCADE_HOST_DEVICE int first(int group) const { return share_of(group * blocks); }
+  SACCADE_HOST_DEVICE int count(int group) const { return share_of((group + 1) * blocks - 1) - first(group) + 1; }
 };
 
 // Partial sums [groups, most, strips of a group, rows, 16] F32 of a split matmul. Of a strip's columns, those that a
@@ -43,15 +46,15 @@ struct Partials {
   const uint8_t* counts = nullptr;  // of each group; else each has one
 
   SACCADE_HOST_DEVICE int64_t floats() const { return step() * split.groups * split.most; }
-  // Of the next CTA behind those of the one before.
-  SACCADE_HOST_DEVICE int64_t step() const { return static_cast<int64_t>(rows * kStripRows) << split.log_strips; }
-  // Of the strip's `part`th CTA: columns n, n + 1, n + 8 and n + 9 of a row; n % 16 = 0, 2, 4 or 6.
+  // Of the next share behind those of the one before.
+  SACCADE_HOST_DEVICE int64_t step() const { return int64_t{Split::kStrips} * rows * kStripRows; }
+  // Of the strip's `part`th share: columns n, n + 1, n + 8 and n + 9 of a row; n % 16 = 0, 2, 4 or 6.
   SACCADE_HOST_DEVICE float* of(int part, int row, int n) const {
-    const int strip = n / kStripRows, group = strip >> split.log_strips;
-    return data + (group * split.most + part) * step() +
-           ((strip - (group << split.log_strips)) * rows + row) * kStripRows + n % kStripRows * 2;
+    const unsigned strip = n / kStripRows, group = strip / Split::kStrips;
+    return data + (group * split.most + part) * step() + (strip % Split::kStrips * rows + row) * kStripRows +
+           n % kStripRows * 2;
   }
-  __device__ int count(int n) const { return counts == nullptr ? 1 : counts[n / kStripRows >> split.log_strips]; }
+  __device__ int count(int n) const { return counts == nullptr ? 1 : counts[n / (Split::kStrips * kStripRows)]; }
 };
 
 // A matrix in strips, cut for a matmul: by units of a Split, or, where an epilogue needs complete sums, by whole
@@ -63,21 +66,21 @@ struct Matrix {
   Split split;
 };
 
-// Groups of more strips make fewer partial sums, of fewer take less of x to each CTA.
-enum class Cut { kWhole, kFourStrips, kEightStrips };
+// Clusters that decode_at_once runs on, and the CTAs of each.
+inline constexpr int kClusterCtas = 2;
+int cluster_count();
 
-inline Matrix matrix_of(const Weight& w, Cut cut) {
+inline Matrix matrix_of(const Weight& w, bool whole) {
   Matrix m;
   m.w = static_cast<const bf16*>(w.data[0].data);
   m.strips = static_cast<int>(strips_of(w.rows()));
   m.blocks = static_cast<int>(blocks_of(w.cols()));
-  m.whole = cut == Cut::kWhole;
+  m.whole = whole;
   Split& split = m.split;
-  split.log_strips = m.whole ? 0 : cut == Cut::kFourStrips ? 2 : 3;
-  split.groups = (m.strips + (1 << split.log_strips) - 1) >> split.log_strips;
+  split.groups = (m.strips + Split::kStrips - 1) / Split::kStrips;
   split.blocks = m.blocks;
-  split.ctas = !use_hopper() ? split.groups : std::min(sm_count(), m.whole ? m.strips : split.units());
-  split.most = (split.ctas + split.groups - 1) / split.groups + 1;
+  split.shares = use_hopper() ? std::min(cluster_count(), whole ? m.strips : split.units()) : split.groups;
+  split.most = (split.shares + split.groups - 1) / split.groups + 1;
   return m;
 }
 
@@ -127,6 +130,7 @@ void add_norm(Stream stream, const Norm& a);
 struct Attention {
   int rows = 0, heads = 0, kv_heads = 0, head_dim = 0;
   int max_pages = 0, max_spans = 0;  // of a sequence
+  int ctas = 0;                      // that attend
   float scale = 0;
   const float* cos_sin = nullptr;                                         // [B,2,Dh/2]
   const int *slots = nullptr, *kv_lens = nullptr, *page_table = nullptr;  // [B], [B], [B,max_pages]
@@ -139,10 +143,10 @@ struct Attention {
   SACCADE_HOST_DEVICE int group() const { return heads / kv_heads; }
 };
 // Spans that a sequence's pages are cut into, each by one CTA; a function of its length alone.
-inline constexpr int kMaxSpans = 64, kStepPages = 2, kLeastSpanPages = 6;
+inline constexpr int kMaxSpans = 64, kStepPages = 2, kSpanPages = 10;
 SACCADE_HOST_DEVICE constexpr int span_pages(int pages) {
-  const int even = kStepPages * ((pages + kStepPages * kMaxSpans - 1) / (kStepPages * kMaxSpans));
-  return even < kLeastSpanPages ? kLeastSpanPages : even;
+  const int wanted = (pages + kSpanPages - 1) / kSpanPages, spans = wanted < kMaxSpans ? wanted : kMaxSpans;
+  return (pages + kStepPages * spans - 1) / (kStepPages * spans) * kStepPages;
 }
 SACCADE_HOST_DEVICE constexpr int spans_of(int pages) { return (pages + span_pages(pages) - 1) / span_pages(pages); }
 

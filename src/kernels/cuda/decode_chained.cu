@@ -11,7 +11,6 @@ namespace saccade::cuda {
 namespace {
 
 using chain::bf16;
-using chain::Cut;
 
 const bf16* values(const Tensor& t) { return static_cast<const bf16*>(t.data); }
 
@@ -25,8 +24,14 @@ bool is_strips(const Weight& w, int64_t n, int64_t k, Weight::RowOrder order) {
 }
 
 int most_spans(int64_t max_pages) {
-  constexpr int kLeast = chain::kLeastSpanPages;
-  return static_cast<int>(std::min<int64_t>(chain::kMaxSpans, (max_pages + kLeast - 1) / kLeast));
+  return static_cast<int>(std::min<int64_t>(chain::kMaxSpans, (max_pages + chain::kSpanPages - 1) / chain::kSpanPages));
+}
+
+// All CTAs, or as many as get the same number of whole key heads, of as many sequences, where these are nearly all.
+int attending_ctas(int heads) {
+  const int ctas = use_hopper() ? chain::kClusterCtas * chain::cluster_count() : sm_count();
+  const int each = (heads + ctas - 1) / ctas, busy = (heads + each - 1) / each;
+  return 10 * busy >= 9 * ctas ? busy : ctas;
 }
 
 Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
@@ -41,9 +46,8 @@ Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
   const size_t heads = static_cast<size_t>(rows * d.heads), head_dim = static_cast<size_t>(d.head_dim);
   const size_t spans = static_cast<size_t>(most_spans(max_pages));
   size_t partials = 0;
-  for (const auto& [w, cut] :
-       {std::pair{&layer.qkv, Cut::kFourStrips}, {&layer.output, Cut::kFourStrips}, {&layer.down, Cut::kEightStrips}}) {
-    const chain::Partials p = {nullptr, chain::matrix_of(*w, cut).split, static_cast<int>(rows)};
+  for (const Weight* w : {&layer.qkv, &layer.output, &layer.down}) {
+    const chain::Partials p = {nullptr, chain::matrix_of(*w, false).split, static_cast<int>(rows)};
     partials = std::max(partials, static_cast<size_t>(p.floats()));
   }
   b.x = take(tiles(d.norm.dim(0)));
@@ -97,6 +101,7 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   attention.head_dim = static_cast<int>(d.head_dim);
   attention.max_pages = static_cast<int>(max_pages);
   attention.max_spans = most_spans(max_pages);
+  attention.ctas = attending_ctas(rows * attention.kv_heads);
   attention.scale = 1 / std::sqrt(static_cast<float>(d.head_dim));
   attention.cos_sin = step.cos_sin.as<float>();
   attention.slots = step.slots.as<int32_t>();
@@ -112,16 +117,16 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
                                  {x, activated, reinterpret_cast<float*>(base + buffers.partials),
                                   reinterpret_cast<unsigned*>(base + buffers.arrived)});
 
-  const auto linear = [&](const bf16* from, const Weight& w, Cut cut) {
+  const auto linear = [&](const bf16* from, const Weight& w, bool whole) {
     chain::Linear a;
     a.x = from;
-    a.m = chain::matrix_of(w, cut);
+    a.m = chain::matrix_of(w, whole);
     a.rows = rows;
     a.n = static_cast<int>(w.rows());
     return a;
   };
-  const auto split = [&](const bf16* from, const Weight& w, Cut cut) {
-    chain::Linear a = linear(from, w, cut);
+  const auto split = [&](const bf16* from, const Weight& w) {
+    chain::Linear a = linear(from, w, false);
     a.partials = {reinterpret_cast<float*>(base + buffers.partials), a.m.split, rows};
     chain::linear_portable(stream, a);
     return a.partials;
@@ -142,17 +147,17 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   for (int64_t i = 0; i < d.depth; ++i) {
     const DecoderLayer& layer = d.layers[i];
     attention.kv = static_cast<bf16*>(d.kv_layers[i].data);
-    chain::rope_append(stream, attention, split(x, layer.qkv, Cut::kFourStrips), values(layer.qkv.bias[0]));
+    chain::rope_append(stream, attention, split(x, layer.qkv), values(layer.qkv.bias[0]));
     chain::attend(stream, attention);
     chain::combine(stream, attention);
-    norm(split(attention.y, layer.output, Cut::kFourStrips), layer.mlp_norm);
-    chain::Linear gate_up = linear(x, layer.gate_up, Cut::kWhole);
+    norm(split(attention.y, layer.output), layer.mlp_norm);
+    chain::Linear gate_up = linear(x, layer.gate_up, true);
     gate_up.out = chain::Linear::kGateUpSilu;
     gate_up.tiles = activated;
     chain::linear_portable(stream, gate_up);
-    norm(split(activated, layer.down, Cut::kEightStrips), i + 1 < d.depth ? d.layers[i + 1].attention_norm : d.norm);
+    norm(split(activated, layer.down), i + 1 < d.depth ? d.layers[i + 1].attention_norm : d.norm);
   }
-  chain::Linear head = linear(x, d.head, Cut::kWhole);
+  chain::Linear head = linear(x, d.head, true);
   head.out = chain::Linear::kLogits;
   head.logits = step.logits.as<float>();
   chain::linear_portable(stream, head);

@@ -55,9 +55,9 @@ struct Walk {
   }
   __device__ Cursor first(int lane) const {
     const int total = l.pages_before[a.rows] * a.kv_heads;
-    const int begin = total * static_cast<int>(blockIdx.x) / static_cast<int>(gridDim.x);
+    const int cta = min(static_cast<int>(blockIdx.x), a.ctas), begin = total * cta / a.ctas;
     Cursor c = {};
-    c.pages_end = total * (static_cast<int>(blockIdx.x) + 1) / static_cast<int>(gridDim.x);
+    c.pages_end = total * min(cta + 1, a.ctas) / a.ctas;
     for (int i = 0; i < 2; ++i)  // sequences that end before the range
       c.b += __popc(
           __ballot_sync(~0u, 32 * i + lane + 1 < a.rows && l.pages_before[32 * i + lane + 1] * a.kv_heads <= begin));
@@ -67,16 +67,19 @@ struct Walk {
     c.index = inside % c.pages / c.span;
     c.page = c.index * c.span;
     c.at = l.pages_before[c.b] * a.kv_heads + c.kv_head * c.pages + c.page;
-    if (middle(c) < 2 * begin) {
-      c.at += min(c.span, c.pages - c.page);
-      c.page = min(c.page + c.span, c.pages);
-      ++c.index;
-      if (c.page == c.pages) next_head(c);
-    }
+    if (middle(c) < 2 * begin) next_span(c);
     return c;
   }
-  // Twice that of the span that begins here.
-  __device__ int middle(const Cursor& c) const { return 2 * c.at + min(c.span, c.pages - c.page); }
+  // Pages of the span that begins here, and twice its middle.
+  __device__ int pages(const Cursor& c) const { return min(c.span, c.pages - c.page); }
+  __device__ int middle(const Cursor& c) const { return 2 * c.at + pages(c); }
+  __device__ void next_span(Cursor& c) const {
+    const int pages = this->pages(c);
+    c.at += pages;
+    c.page += pages;
+    ++c.index;
+    if (c.page == c.pages) next_head(c);
+  }
   __device__ bool done(const Cursor& c) const { return c.in_span == 0 && middle(c) >= 2 * c.pages_end; }
   __device__ bool ends_span(const Cursor& c) const {
     return c.page + kStepPages >= c.pages || c.in_span + kStepPages == c.span;

@@ -120,13 +120,45 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
       : "memory");
 }
 
+// ---- CTAs of a cluster.
+
+__device__ __forceinline__ int cluster_rank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+// All threads of all CTAs; what they wrote to shared memory before is visible behind it.
+__device__ __forceinline__ void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// At the same barrier of another CTA, to say that reads are over: of the scope of a CTA, it publishes nothing.
+__device__ __forceinline__ void mbarrier_arrive_at(int rank, uint32_t barrier, int count) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there], %2;\n"
+      "}\n" ::"r"(barrier),
+      "r"(rank), "r"(count)
+      : "memory");
+}
+
 // 16-byte aligned, a multiple of 16 bytes; completes on the barrier.
 __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                "l"(from), "r"(bytes), "r"(barrier)
                : "memory");
 }
-// The same for data that is read once: first to leave the L2 cache.
+// The same to this place in all CTAs of the mask, on this barrier in each.
+__device__ __forceinline__ void bulk_copy_multicast(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier,
+                                                    uint16_t ctas) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+      "%4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "h"(ctas)
+      : "memory");
+}
+// As bulk_copy for data that is read once: first to leave the L2 cache.
 __device__ __forceinline__ void bulk_copy_evict_first(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
   constexpr uint64_t kEvictFirst = 0x12f0000000000000;  // as createpolicy.fractional.L2::evict_first makes it
   asm volatile(
