@@ -21,7 +21,11 @@ __device__ __forceinline__ void split_sequences(const Params& p, Shared& s) {
     s.parts[lane] = (pages + s.part_pages[lane] - 1) / s.part_pages[lane];
   }
   __syncwarp();
-  int number = static_cast<int>(blockIdx.x) + lane * static_cast<int>(gridDim.x), b = 0;  // among those of all CTAs
+  int all = 0;
+  for (int b = 0; b < p.rows; ++b) all += s.parts[b] * p.kv_heads;
+  // Those of a CTA follow each other: most share their queries.
+  const int each = (all + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
+  int number = static_cast<int>(blockIdx.x) * each + lane, b = lane < each ? 0 : p.rows;  // among those of all CTAs
   while (b < p.rows && number >= s.parts[b] * p.kv_heads) number -= s.parts[b++] * p.kv_heads;
   if (b < p.rows) {
     Item item = {b, number / s.parts[b], number % s.parts[b], 0, 0};
@@ -150,7 +154,7 @@ __device__ __forceinline__ void attend(Thread& t) {
         }
     t.free_page(t.next_page());
     next.step(t.s);
-    queries.load(t, next, group_heads);
+    if (next.b != now.b || next.kv_head != now.kv_head) queries.load(t, next, group_heads);
     float* scores = t.s.scores[buffer] + t.group * kScoreStride + 2 * t.quad;
     const int token = 8 * t.warp + 2 * t.quad;
     *reinterpret_cast<float2*>(scores + 8 * t.warp) =
