@@ -367,6 +367,8 @@ TEST_F(Decode, RowsDependOnTheirSequenceAlone) {
       const auto again = m.run(all);
       for (size_t r = 0; r < all.size(); ++r) EXPECT_TRUE(same_bits(again[r], together[r])) << "row " << r;
     }
+    const auto five = m.run({all.begin(), all.begin() + 5});
+    for (size_t r = 0; r < five.size(); ++r) EXPECT_TRUE(same_bits(five[r], together[r])) << "of five: row " << r;
     for (size_t r = 0; r < all.size(); ++r) {
       EXPECT_TRUE(same_bits(m.run({all[r]})[0], together[r])) << "alone: row " << r;
       const auto third = m.run({all[(r + 1) % 8], all[(r + 5) % 8], all[r]})[2];

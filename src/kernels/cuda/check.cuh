@@ -15,21 +15,28 @@ inline void check(cudaError_t status, const char* what) {
 inline void check_launch(const char* op) { check(cudaGetLastError(), op); }
 
 // Launches with programmatic dependent launch: the kernel may start before its predecessor ends and calls pdl_wait()
-// before it reads what that wrote.
+// before it reads what that wrote. In clusters of `ctas` along x.
 template <class... Params, class... Args>
-void launch_pdl(const char* op, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                Args&&... args) {
+void launch_pdl_clusters(const char* op, void (*kernel)(Params...), unsigned ctas, dim3 grid, dim3 block, size_t shared,
+                         cudaStream_t stream, Args&&... args) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {ctas, 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = ctas > 1 ? 2 : 1;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...), op);
+}
+template <class... Params, class... Args>
+void launch_pdl(const char* op, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                Args&&... args) {
+  launch_pdl_clusters(op, kernel, 1, grid, block, shared, stream, std::forward<Args>(args)...);
 }
 
 }  // namespace saccade::cuda

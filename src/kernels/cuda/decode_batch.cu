@@ -115,7 +115,7 @@ __device__ __forceinline__ void sum_whole(const Thread& thread, const Memory& me
   float full[kTiles][32] = {}, half_tile[16] = {};
   const int tiles = piece.tiles(), group = thread.warp / 4;
   const auto free_x = [&](int slot) {
-    if (thread.lane < kRanks) mbarrier_arrive_at(thread.lane, memory.x_empty(slot), 1);
+    if (thread.lane < kRanks) mbarrier_arrive_read(cluster_address(memory.x_empty(slot), thread.lane), 1);
   };
   const auto add = [&](uint32_t x, const uint32_t* w, int half) {
 #pragma unroll
@@ -193,7 +193,8 @@ __device__ __forceinline__ void sum_split(const Thread& thread, const Memory& me
       for (int k = 0; k < kBlockCols / 16; ++k) wgmma<64>(tile, descriptor(from + 2 * k), descriptor(w + 2 * k), 1);
       wgmma_commit();
       wgmma_wait<0, 2>();
-      if (thread.lane < kRanks) mbarrier_arrive_at(thread.lane, memory.x_empty(x.slot), 2);  // for both warpgroups
+      if (thread.lane < kRanks)
+        mbarrier_arrive_read(cluster_address(memory.x_empty(x.slot), thread.lane), 2);  // for both warpgroups
     } else {
       mbarrier_wait(memory.full(turn.slot), turn.parity);
     }
@@ -353,7 +354,7 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
     if (!product.m.whole)
       for (int i = static_cast<int>(threadIdx.x); i < product.m.split.groups; i += kThreads)
         memory.s->counts[product.first_count + i] = static_cast<uint8_t>(product.m.split.count(i));
-  sync_cluster();
+  cluster_sync();
   const Walk walk = {p.attention, memory.s->lengths};
   const Cursor first = walk.first(lane);
   if (warp < kConsumerWarps) {
@@ -372,7 +373,7 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
       bring_activations(p, memory);
     }
   }
-  sync_cluster();  // other CTAs may still write or arrive here
+  cluster_sync();  // other CTAs may still write or arrive here
 }
 
 // Cooperative: CTAs wait for each other, and other kernels have the device until all of them fit.

@@ -98,7 +98,8 @@ __device__ __forceinline__ void bring_activations(const Params& p, const Memory&
       if (!waited) {
         if (phase != kDown) {  // known from the stage as well, but to no tool
           mbarrier_wait(memory.x_ring_free(), parity);
-          for (int rank = 0; rank < kRanks; ++rank) mbarrier_arrive_at(rank, memory.x_rings_free(), 1);
+          for (int rank = 0; rank < kRanks; ++rank)
+            mbarrier_arrive_read(cluster_address(memory.x_rings_free(), rank), 1);
           mbarrier_wait(memory.x_rings_free(), parity);
           parity ^= 1;
         }

@@ -29,9 +29,15 @@ constexpr int kTurns = 4;      // layers whose exchanged values have places of t
 constexpr int kMaxChunks = 2;  // of 8 values, of the hidden width, for each thread
 constexpr int kMaxWidth = kMaxChunks * kThreads * 8;
 
-// Activations are multiplied from shared memory: all of a norm, else tiles that take turns in two places.
-constexpr int tile_chunks(int rows) { return rows > 4 ? 4 : 2; }  // of 8 values, for each thread
-constexpr int tile_columns(int rows) { return tile_chunks(rows) * kThreads * 8 / rows; }
+// Activations are multiplied from shared memory: all of a norm; else of few rows tiles that take turns in two places,
+// of many the blocks that each warp asks for, kXPages pages ahead.
+constexpr bool brings_apart(int rows) { return rows > 4; }
+constexpr int kTileChunks = 2;  // of 8 values, for each thread
+constexpr int tile_columns(int rows) { return kTileChunks * kThreads * 8 / rows; }
+constexpr int kXPages = 4;
+
+// CTAs that share out the rows of norms, a cluster.
+constexpr int norm_ctas(int rows) { return rows > 4 ? 2 : 1; }
 
 enum Phase { kQkv, kOutput, kGateUp, kDown, kHead, kPhases };
 
@@ -85,7 +91,8 @@ struct Shared {
   // Of every other layer: its view is there, and no longer needed. Of each layer: its h has arrived, parts of attention
   // are combined, and what was read or old is cleared.
   uint64_t view_full[2], view_empty[2], arrived, combined_parts, cleared;
-  uint64_t split;  // how the sequences are split is there
+  uint64_t peer_rows, peer_free;  // of each norm: the other CTA's rows are there, it may be sent some
+  uint64_t split;                 // how the sequences are split is there
   float squares[2][kWarps][kMaxRows];
   LayerView views[2];  // of this layer and the next: parameters that no SM has read yet come from far away
   int in_flight;       // one of kInFlight, by atomics

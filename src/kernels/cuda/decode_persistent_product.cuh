@@ -64,10 +64,12 @@ __device__ __forceinline__ void stream_pages(const Params& p, Shared& s, uint8_t
   }
 }
 
-// ---- Activations: chunks of 8 values, swizzled as those of weights: chunk c of row b is at c ^ (b & 7).
+// ---- Activations: blocks of 64 columns, [block][row][64], chunks of 8 values swizzled as those of weights: chunk c of
+// row b is at c ^ (b & 7). A warp multiplies every eighth block, and nobody else reads those.
 
-__device__ __forceinline__ uint4* chunk_at(uint8_t* x, int row_bytes, int b, int c) {
-  return reinterpret_cast<uint4*>(x + b * row_bytes + (c ^ (b & 7)) * 16);
+template <int kRows>
+__device__ __forceinline__ int chunk_at(int b, int c) {
+  return c / 8 * (kRows * 128) + b * 128 + ((c ^ b) & 7) * 16;
 }
 
 __device__ __forceinline__ float squares_of(const uint4& x) {
@@ -90,17 +92,35 @@ __device__ __forceinline__ void normalise(uint4& x, const uint4& weight, float s
   }
 }
 
+// Sums over the lanes: each gets that of row lane / (32 / kRows). Lanes give away rows while they have several.
+template <int kRows>
+__device__ __forceinline__ float sums_of_rows(float (&v)[kRows], int lane) {
+#pragma unroll
+  for (int rows = kRows / 2, j = 16; j > 0; rows /= 2, j /= 2) {
+    if (rows == 0) v[0] += __shfl_xor_sync(~0u, v[0], j);
+#pragma unroll
+    for (int b = 0; b < rows; ++b) {
+      const float given = lane & j ? v[b] : v[b + rows], kept = lane & j ? v[b + rows] : v[b];
+      v[b] = kept + __shfl_xor_sync(~0u, given, j);
+    }
+  }
+  return v[0];
+}
+
 // rms_norm(h) to shared memory, as soon as h is there; with `given` it is, and may have zeros. Thread i has chunks i
-// and i + 256 of every row.
+// and i + 256 of every row, or of every second one for both CTAs of a cluster.
 template <int kRows, int kChunks>
 __device__ __forceinline__ void stage_norm(Thread& t, const bf16* h, bool given, const bf16* norm) {
+  constexpr int kCtas = norm_ctas(kRows), kOwn = kRows / kCtas;
   const Params& p = t.p;
   const int thread = static_cast<int>(threadIdx.x), chunks = p.width / 8;
-  uint4 x[kChunks][kRows] = {}, weight[kChunks];
+  const int first = kCtas > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const auto row = [&](int i) { return first + kCtas * i; };
+  uint4 x[kChunks][kOwn] = {}, weight[kChunks];
 #pragma unroll
   for (int i = 0; i < kChunks; ++i)
     if (thread + i * kThreads < chunks) weight[i] = load_16(norm + (thread + i * kThreads) * 8);
-  if (kRows * kChunks > 8 && !given && thread < chunks)  // many that ask for all would slow down those that compute it
+  if (kOwn * kChunks > 8 && !given && thread < chunks)  // many that ask for all would slow down those that compute it
     while (missing(load_16(h + thread * 8))) {
     }
   bool again;
@@ -109,48 +129,80 @@ __device__ __forceinline__ void stage_norm(Thread& t, const bf16* h, bool given,
 #pragma unroll
     for (int i = 0; i < kChunks; ++i)
 #pragma unroll
-      for (int b = 0; b < kRows; ++b) {
+      for (int b = 0; b < kOwn; ++b) {
         const int c = thread + i * kThreads;
-        if (c < chunks && b < p.rows && missing(x[i][b])) {
-          x[i][b] = load_16(h + b * p.width + c * 8);
+        if (c < chunks && row(b) < p.rows && missing(x[i][b])) {
+          x[i][b] = load_16(h + row(b) * p.width + c * 8);
           again = !given;
         }
       }
   } while (__any_sync(~0u, again));
 
-  float(&all_squares)[kWarps][kMaxRows] = t.s.squares[t.norms++ & 1];
+  const int turn = t.norms++ & 1;
+  float(&all_squares)[kWarps][kMaxRows] = t.s.squares[turn];
+  float row_squares[kOwn] = {};
 #pragma unroll
-  for (int b = 0; b < kRows; ++b) {
-    float squares = 0;
+  for (int b = 0; b < kOwn; ++b)
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) squares += squares_of(x[i][b]);
-#pragma unroll
-    for (int j = 16; j > 0; j /= 2) squares += __shfl_xor_sync(~0u, squares, j);
-    if (t.lane == 0) all_squares[t.warp][b] = squares;
-  }
+    for (int i = 0; i < kChunks; ++i) row_squares[b] += squares_of(x[i][b]);
+  const float of_row = sums_of_rows(row_squares, t.lane);
+  if (t.lane % (32 / kOwn) == 0) all_squares[t.warp][t.lane / (32 / kOwn)] = of_row;
   sync_warps();
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < kWarps; ++i) squares += all_squares[i][t.lane % kMaxRows];
   const float scale_of_lane = rsqrtf(squares * p.inverse_width + p.eps);
+  uint32_t peer_x = 0, peer_rows = 0;
+  if constexpr (kCtas > 1) {
+    const uint32_t peer = cluster_rank() ^ 1;
+    peer_x = cluster_address(shared_address(t.x), peer);
+    peer_rows = cluster_address(shared_address(&t.s.peer_rows), peer);
+    if (thread == 0)
+      mbarrier_expect(shared_address(&t.s.peer_rows), (p.rows + static_cast<int>(1 - peer)) / 2 * p.width * 2);
+    mbarrier_wait_cluster(shared_address(&t.s.peer_free), turn ^ 1);
+  }
 #pragma unroll
-  for (int b = 0; b < kRows; ++b) {
+  for (int b = 0; b < kOwn; ++b) {
     const float scale = __shfl_sync(~0u, scale_of_lane, b);
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
       const int c = thread + i * kThreads;
-      if (c >= chunks || b >= p.rows) continue;
+      if (c >= chunks || row(b) >= p.rows) continue;
       normalise(x[i][b], weight[i], scale);
-      *chunk_at(t.x, p.width * 2, b, c) = x[i][b];
+      const int place = chunk_at<kRows>(row(b), c);
+      *reinterpret_cast<uint4*>(t.x + place) = x[i][b];
+      if (kCtas > 1) store_async(peer_x + place, x[i][b], peer_rows);
     }
   }
   sync_warps();
+  if (kCtas > 1) mbarrier_wait_cluster(shared_address(&t.s.peer_rows), turn);
 }
 
-// A thread's chunks of one tile of x [B,K].
+// Where this lane reads its operands in its warp's first block.
+template <int kRows>
+__device__ __forceinline__ uint32_t operands_at(const Thread& t) {
+  const int b = min(t.lane & 7, t.p.rows - 1);  // rows that are not there: those of others, whose products nobody reads
+  return shared_address(t.x) + (t.warp * kRows + b) * 128 + ((t.lane / 8) ^ b) * 16;
+}
+__device__ __forceinline__ void load_operands(uint32_t (&x)[2][4], uint32_t at) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) ldmatrix_x4(x[i], at ^ (i * 64));
+}
+
+// Activations that all warps share: of a norm, or a tile.
+template <int kRows>
+struct Staged {
+  uint32_t read;
+  __device__ __forceinline__ void wait_page() const {}
+  __device__ __forceinline__ uint32_t next_place(int block) const { return read + block * (kRows * 128); }
+  __device__ __forceinline__ void complete(uint32_t (&)[2][4], uint32_t, int) const {}
+  __device__ __forceinline__ void end_page() const {}
+};
+
+// Few rows of [B,K] that other CTAs compute, a tile at a time: a thread's chunks of one.
 template <int kRows>
 struct Tile {
-  static constexpr int kChunks = tile_chunks(kRows), kColumns = tile_columns(kRows);
+  static constexpr int kChunks = kTileChunks, kColumns = tile_columns(kRows);
   const Thread& t;
   const int columns;  // K
   const int row = static_cast<int>(threadIdx.x) / (kColumns / 8),
@@ -182,11 +234,87 @@ struct Tile {
       return any;
     };
     while (__any_sync(~0u, misses())) load(tile);
-    uint8_t* to = t.x + buffer * (kChunks * kThreads * 16) + row * (kColumns * 2);
+    uint8_t* to = t.x + buffer * (kChunks * kThreads * 16);
 #pragma unroll
     for (int i = 0; i < kChunks; ++i)
-      *reinterpret_cast<uint4*>(to + rows_behind(i) * (kColumns * 2) +
-                                (((column + columns_behind(i)) / 8) ^ ((row + rows_behind(i)) & 7)) * 16) = x[i];
+      *reinterpret_cast<uint4*>(to + chunk_at<kRows>(row + rows_behind(i), (column + columns_behind(i)) / 8)) = x[i];
+  }
+};
+
+// Many rows: those of a norm, or of [B,K] that other CTAs compute. Of that a warp asks for its own blocks, kXPages
+// pages ahead, and needs no other warp. They take turns in the places of a norm's first pages.
+template <int kRows>
+struct Activations {
+  static constexpr uint32_t kBlock = kRows * 128, kPage = kPageBlocks * kBlock;  // bytes
+  static_assert(kRows == 8);                                                     // two chunks of a block for each lane
+  const Thread& t;
+  const int blocks, pages;             // along K; to ask for, of all strips, 0 of a norm
+  const bf16* from;                    // this lane's first chunk of a strip
+  uint32_t to, read;                   // of page 0: where that goes, and where this lane's operands are
+  uint32_t end, at = 0;                // places: behind the last page, and of the next one to read
+  int asked = 0, block = 0, used = 0;  // pages, and where the next one to ask for is in its strip
+
+  __device__ __forceinline__ Activations(const Thread& thread, const bf16* all, int k_blocks, int strips)
+      : t(thread), blocks(k_blocks), pages(all ? strips * ((k_blocks + kPageBlocks - 1) / kPageBlocks) : 0) {
+    const int row = t.lane / 8, chunk = t.lane % 8;
+    from = all + (row * blocks + t.warp) * kBlockCols + chunk * 8;
+    to = shared_address(t.x) + t.warp * kBlock + chunk_at<kRows>(row, chunk);
+    read = operands_at<kRows>(t);
+    end = all ? kXPages * kPage : (blocks + kPageBlocks - 1) / kPageBlocks * kPage;
+#pragma unroll 1
+    for (int i = 0; all && i < kXPages; ++i) ask_next();
+  }
+  __device__ __forceinline__ void ask(int page, int first) const {
+    if (first + t.warp >= blocks) return;
+    const uint32_t place = to + static_cast<uint32_t>(page) % kXPages * kPage;
+    const bf16* source = from + first * kBlockCols;
+    if (t.lane / 8 < t.p.rows) cp_async_16(place, source);
+    if (t.lane / 8 + 4 < t.p.rows) cp_async_16((place ^ 64) + 512, source + 4 * blocks * kBlockCols);
+  }
+  __device__ __forceinline__ int behind(int first) const {
+    return first + kPageBlocks < blocks ? first + kPageBlocks : 0;
+  }
+  __device__ __forceinline__ void ask_next() {
+    if (asked < pages) {
+      ask(asked++, block);
+      block = behind(block);
+    }
+    cp_async_commit();
+  }
+  __device__ __forceinline__ void wait_page() const {
+    if (pages > 0) cp_async_wait<kXPages - 2>();
+  }
+  __device__ __forceinline__ uint32_t next_place(int) {
+    const uint32_t place = read + at;
+    at += kPage;
+    if (at == end) at = 0;
+    return place;
+  }
+  // Loads page `used`, which begins with block `first`, again until nothing is missing.
+  __device__ __forceinline__ void complete(uint32_t (&x)[2][4], uint32_t place, int first) const {
+    constexpr uint32_t kOnes = 0x00010001;
+    const auto misses = [&] {
+      const uint32_t least = __vimin3_u16x2(__vimin3_u16x2(__vimin3_u16x2(x[0][0], x[0][1], x[0][2]), x[0][3], x[1][0]),
+                                            __vimin3_u16x2(x[1][1], x[1][2], x[1][3]), kOnes);
+      return __any_sync(~0u, least != kOnes);
+    };
+    if (pages == 0 || !misses()) return;
+    for (;;) {
+      cp_async_wait<0>();
+      __syncwarp();
+      load_operands(x, place);
+      if (!misses()) return;
+      __syncwarp();
+#pragma unroll 1
+      for (int page = used, from_block = first; page < asked; ++page, from_block = behind(from_block))
+        ask(page, from_block);
+      cp_async_commit();
+    }
+  }
+  __device__ __forceinline__ void end_page() {
+    if (pages == 0) return;
+    ++used;
+    ask_next();
   }
 };
 
@@ -195,34 +323,39 @@ struct Tile {
 // A thread's operands of its warp's block of one page, as ldmatrix brings them: of four steps of 16 columns.
 struct Operands {
   uint32_t w[4][4], x[2][4];
-  int slot;  // of the page
+  uint32_t place;  // of x
+  int slot;        // of the page
 };
 
-// sum += the next `blocks` blocks of a strip x the activations, of which `x` is this lane's row and chunk at its warp's
-// first block. Two sums, so that products need not wait for each other. A warp issues little: the next page is
-// loaded before this one is multiplied, its barrier asked about still earlier, and nothing is copied.
-__device__ __forceinline__ void multiply(Thread& t, float (&sum)[2][4], uint32_t x, int blocks) {
+// sum += the next `blocks` blocks of a strip x the activations. Two sums, so that products need not wait for each
+// other. A warp issues little: the next page is loaded before this one is multiplied, its barrier asked about still
+// earlier, and nothing is copied.
+template <class X>
+__device__ __forceinline__ void multiply(Thread& t, float (&sum)[2][4], X& x, int blocks) {
   const uint32_t w =
       shared_address(t.ring) + t.warp * kBlockBytes + t.lane % 16 * 128 + ((t.lane / 16) ^ (t.lane & 7)) * 16;
   bool ready = false;  // the next page is there
   const auto take = [&](Operands& o, int block) {
     if (!ready) mbarrier_wait(shared_address(&t.s.full[t.slot]), t.parity);
+    x.wait_page();
     __syncwarp();
     const uint32_t page = w + t.slot * kPageBytes;
     o.slot = t.next_page();
     ready = mbarrier_test(shared_address(&t.s.full[t.slot]), t.parity);
+    o.place = x.next_place(block);
     if (block + t.warp >= blocks) return;
 #pragma unroll
     for (int i = 0; i < 4; ++i) ldmatrix_x4(o.w[i], page ^ (i * 32));
-#pragma unroll
-    for (int i = 0; i < 2; ++i) ldmatrix_x4(o.x[i], (x + block * (2 * kBlockCols)) ^ (i * 64));
+    load_operands(o.x, o.place);
   };
-  const auto use = [&](const Operands& o, int block) {
+  const auto use = [&](Operands& o, int block) {
     if (block + t.warp < blocks) {
+      x.complete(o.x, o.place, block);
 #pragma unroll
       for (int i = 0; i < 4; ++i) mma_16x8x16(sum[i & 1], o.w[i], o.x[i / 2][i % 2 * 2], o.x[i / 2][i % 2 * 2 + 1]);
     }
     t.free_page(o.slot);
+    x.end_page();
   };
   Operands a, b;
   take(a, 0);
@@ -370,16 +503,10 @@ __device__ __forceinline__ void end_strips(const Params& p, Shared& s, int ender
 // The products of one phase.
 template <int kRows, int kChunks>
 __device__ __forceinline__ void products(Thread& t, int layer, int phase) {
-  using TileOf = Tile<kRows>;
   const Params& p = t.p;
   const Share share(p, layer, phase);
   const bool normed = phase != kOutput && phase != kDown;
-  const bf16* x = phase == kDown ? of_turn(p.activated, t.turn, p.ffn) : of_turn(p.attended, t.turn, p.q_width);
-  const int columns = share.blocks * kBlockCols, tile_blocks = TileOf::kColumns / kBlockCols;
-  const int tiles = normed ? 1 : (share.blocks + tile_blocks - 1) / tile_blocks;
-  const int row_bytes = normed ? p.width * 2 : TileOf::kColumns * 2, total = share.count * tiles;
-  TileOf tile(t, x, columns);
-  if (normed) {
+  const auto stage = [&] {
     const LayerView& view = t.s.views[layer & 1];
     const bf16* h = phase == kGateUp ? of_turn(p.middle, t.turn, p.width) : input_of(t, layer);
     stage_norm<kRows, kChunks>(t, h, layer == 0 && phase == kQkv,
@@ -390,30 +517,50 @@ __device__ __forceinline__ void products(Thread& t, int layer, int phase) {
       if (phase == kQkv) mbarrier_arrive(shared_address(&t.s.arrived));
       atomicExch(&t.s.in_flight, kInFlight);
     }
-  } else if (total > 0) {
-    tile.load(0);
-    sync_warps();  // other warps may still read what is there
-    tile.store(0, 0);
-    sync_warps();
-  }
-  const int b = min(t.lane & 7, p.rows - 1);  // rows that are not there: those of others, whose products nobody reads
-  const uint32_t x_of_lane =
-      shared_address(t.x) + b * row_bytes + t.warp * (2 * kBlockCols) + ((t.lane / 8) ^ (b & 7)) * 16;
+  };
   float sum[2][4] = {};
-  for (int i = 0, now = 0; i < total; ++i) {
-    const int next = now + 1 < tiles ? now + 1 : 0;
-    const bool stages = tiles > 1 && i + 1 < total;
-    if (stages) tile.load(next);
-    const bool second = !normed && tiles > 1 && (i & 1) != 0;
-    multiply(t, sum, x_of_lane + (second ? TileOf::kChunks * kThreads * 16 : 0),
-             normed ? share.blocks : min(tile_blocks, share.blocks - now * tile_blocks));
-    if (stages) {
-      tile.store(next, (i + 1) & 1);
+  if constexpr (brings_apart(kRows)) {
+    if (normed) stage();
+    const bf16* brought = phase == kOutput ? of_turn(p.attended, t.turn, p.q_width)
+                          : phase == kDown ? of_turn(p.activated, t.turn, p.ffn)
+                                           : nullptr;
+    Activations<kRows> x(t, brought, share.blocks, share.count);
+    for (int i = 0; i < share.count; ++i) {
+      multiply(t, sum, x, share.blocks);
+      hand_over(t, sum);
+    }
+  } else {
+    using TileOf = Tile<kRows>;
+    constexpr int kTileBlocks = TileOf::kColumns / kBlockCols;
+    const int tiles = normed ? 1 : (share.blocks + kTileBlocks - 1) / kTileBlocks, total = share.count * tiles;
+    const bf16* brought = phase == kDown ? of_turn(p.activated, t.turn, p.ffn) : of_turn(p.attended, t.turn, p.q_width);
+    TileOf tile(t, brought, share.blocks * kBlockCols);
+    if (normed) {
+      stage();
+    } else if (total > 0) {
+      tile.load(0);
+      sync_warps();  // other warps may still read what is there
+      tile.store(0, 0);
       sync_warps();
     }
-    if (next == 0) hand_over(t, sum);
-    now = next;
+    const uint32_t read = operands_at<kRows>(t);
+    for (int i = 0, now = 0; i < total; ++i) {
+      const int next = now + 1 < tiles ? now + 1 : 0;
+      const bool stages = tiles > 1 && i + 1 < total;
+      if (stages) tile.load(next);
+      const bool second = !normed && tiles > 1 && (i & 1) != 0;
+      const Staged<kRows> x{read + (second ? TileOf::kChunks * kThreads * 16 : 0)};
+      multiply(t, sum, x, normed ? share.blocks : min(kTileBlocks, share.blocks - now * kTileBlocks));
+      if (stages) {
+        tile.store(next, (i + 1) & 1);
+        sync_warps();
+      }
+      if (next == 0) hand_over(t, sum);
+      now = next;
+    }
   }
+  if (norm_ctas(kRows) > 1 && !normed && t.lane == 0)
+    mbarrier_arrive_cluster(cluster_address(shared_address(&t.s.peer_free), cluster_rank() ^ 1));
 }
 
 }  // namespace saccade::cuda::persistent

@@ -120,26 +120,52 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
       : "memory");
 }
 
-// ---- CTAs of a cluster.
-
-__device__ __forceinline__ int cluster_rank() {
-  uint32_t rank;
+// ---- Clusters: `rank` is that of a CTA, other addresses are of its shared memory.
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank = 0;
+#if __CUDA_ARCH__ >= 900
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return static_cast<int>(rank);
+#endif
+  return rank;
+}
+__device__ __forceinline__ uint32_t cluster_address(uint32_t address, uint32_t rank) {
+#if __CUDA_ARCH__ >= 900
+  asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+#endif
+  return address;
 }
 // All threads of all CTAs; what they wrote to shared memory before is visible behind it.
-__device__ __forceinline__ void sync_cluster() {
+__device__ __forceinline__ void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+#endif
 }
-// At the same barrier of another CTA, to say that reads are over: of the scope of a CTA, it publishes nothing.
-__device__ __forceinline__ void mbarrier_arrive_at(int rank, uint32_t barrier, int count) {
+// Counts 16 bytes on a barrier of the same CTA.
+__device__ __forceinline__ void store_async(uint32_t to, const uint4& v, uint32_t barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier)
+               : "memory");
+}
+// Behind what this thread wrote and read, for which it waits.
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// Says that reads are over: its scope is the CTA, it publishes nothing and waits for nothing.
+__device__ __forceinline__ void mbarrier_arrive_read(uint32_t barrier, int count) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+// For what other CTAs of the cluster wrote or read before.
+__device__ __forceinline__ void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
-      ".reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [there], %2;\n"
+      ".reg .pred p;\n"
+      "WAIT:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra DONE;\n"
+      "bra WAIT;\n"
+      "DONE:\n"
       "}\n" ::"r"(barrier),
-      "r"(rank), "r"(count)
+      "r"(parity)
       : "memory");
 }
 
