@@ -70,21 +70,6 @@ struct Ring {
   }
 };
 
-__device__ __forceinline__ uint32_t cluster_rank() {
-  uint32_t rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void arrive_at(uint32_t barrier, int cta) {
-  asm volatile(
-      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
-      "r"(cta)
-      : "memory");
-}
 __device__ __forceinline__ void prefetch(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
@@ -199,7 +184,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     const auto release = [&](int stage) {
       if (lane < kCluster) {
         if constexpr (kCluster > 1)
-          arrive_at(empty + 8 * stage, lane);
+          mbarrier_arrive_read(cluster_address(empty + 8 * stage, lane), 1);
         else
           mbarrier_arrive(empty + 8 * stage);
       }
