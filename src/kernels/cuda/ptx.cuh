@@ -106,19 +106,20 @@ __device__ __forceinline__ bool mbarrier_test(uint32_t barrier, uint32_t parity)
       : "memory");
   return over != 0;
 }
-__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "WAIT:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra DONE;\n"
-      "bra WAIT;\n"
-      "DONE:\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
+#define SACCADE_MBARRIER_WAIT(acquire)   \
+  asm volatile(                          \
+      "{\n"                              \
+      ".reg .pred p;\n"                  \
+      "WAIT:\n"                          \
+      "mbarrier.try_wait.parity" acquire \
+      ".shared::cta.b64 p, [%0], %1;\n"  \
+      "@p bra DONE;\n"                   \
+      "bra WAIT;\n"                      \
+      "DONE:\n"                          \
+      "}\n" ::"r"(barrier),              \
+      "r"(parity)                        \
+      : "memory")
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) { SACCADE_MBARRIER_WAIT(""); }
 
 // ---- Clusters: `rank` is that of a CTA, other addresses are of its shared memory.
 __device__ __forceinline__ uint32_t cluster_rank() {
@@ -156,18 +157,9 @@ __device__ __forceinline__ void mbarrier_arrive_read(uint32_t barrier, int count
 }
 // For what other CTAs of the cluster wrote or read before.
 __device__ __forceinline__ void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "WAIT:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra DONE;\n"
-      "bra WAIT;\n"
-      "DONE:\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
+  SACCADE_MBARRIER_WAIT(".acquire.cluster");
 }
+#undef SACCADE_MBARRIER_WAIT
 
 // 16-byte aligned, a multiple of 16 bytes; completes on the barrier.
 __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {

@@ -117,11 +117,7 @@ struct Team {
 #if __CUDA_ARCH__ >= 900
     const uint32_t address = address_in(other, to), arrived = address_in(other, &shared.arrived[barrier]);
     if constexpr (sizeof(T) == 16) {
-      const uint4 v = reinterpret_cast<const uint4&>(value);
-      asm volatile(
-          "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
-          "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(arrived)
-          : "memory");
+      store_async(address, reinterpret_cast<const uint4&>(value), arrived);
     } else {
       static_assert(sizeof(T) == 8);
       asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(address),
@@ -153,13 +149,7 @@ struct Team {
 
  private:
   // Address of `p` of this CTA's memory in that of another.
-  static __device__ uint32_t address_in(int other, const void* p) {
-    uint32_t address = 0;
-#if __CUDA_ARCH__ >= 900
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(p)), "r"(other));
-#endif
-    return address;
-  }
+  static __device__ uint32_t address_in(int other, const void* p) { return cluster_address(shared_address(p), other); }
   template <bool kAllWarps>
   __device__ void receive(int barrier, uint32_t phase, uint32_t bytes) {
     if constexpr (kCtas == 1) {
