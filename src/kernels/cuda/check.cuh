@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "base/error.h"
+#include "kernels/cuda/stream.h"
 
 namespace saccade::cuda {
 
@@ -37,6 +38,24 @@ template <class... Params, class... Args>
 void launch_pdl(const char* op, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                 Args&&... args) {
   launch_pdl_clusters(op, kernel, 1, grid, block, shared, stream, std::forward<Args>(args)...);
+}
+
+// Clusters of `ctas` CTAs of the kernel that the device runs at once.
+template <class... Params>
+int clusters_at_once(const char* op, void (*kernel)(Params...), unsigned ctas, unsigned threads, int shared) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), op);
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {ctas, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = static_cast<unsigned>(sm_count()) / ctas * ctas;
+  config.blockDim = threads;
+  config.dynamicSmemBytes = static_cast<size_t>(shared);
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  int clusters = 0;
+  check(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config), op);
+  return clusters;
 }
 
 }  // namespace saccade::cuda

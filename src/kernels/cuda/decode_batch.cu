@@ -16,6 +16,7 @@
 #include "kernels/cuda/decode_batch_attention.cuh"
 #include "kernels/cuda/decode_batch_stream.cuh"
 #include "kernels/cuda/linear_wgmma.cuh"
+#include "kernels/cuda/silu.cuh"
 
 namespace saccade::cuda {
 namespace batch {
@@ -38,12 +39,6 @@ struct Pair {
         part(piece.part) {}
 };
 
-__device__ __forceinline__ float reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 __device__ __forceinline__ void store_activated(const Params& p, const float* sums, const Pair& t) {
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
@@ -51,14 +46,8 @@ __device__ __forceinline__ void store_activated(const Params& p, const float* su
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float* gates = sums + 8 * j + 2 * half;
-      float silu[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float gate = chain::rounded(gates[i]);
-        silu[i] = gate * reciprocal(1 + __expf(-gate));
-      }
-      const __nv_bfloat162 y =
-          __hmul2(__floats2bfloat162_rn(silu[0], silu[1]), __floats2bfloat162_rn(gates[4], gates[5]));
+      const float first = silu(chain::rounded(gates[0])), second = silu(chain::rounded(gates[1]));
+      const __nv_bfloat162 y = __hmul2(__floats2bfloat162_rn(first, second), __floats2bfloat162_rn(gates[4], gates[5]));
       const int b = t.row + 8 * half;
       if (b < p.rows)
         *reinterpret_cast<__nv_bfloat162*>(p.activated + chain::tile_offset(b, (t.strip + j) * 8 + t.column)) = y;
@@ -376,39 +365,14 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
   cluster_sync();  // other CTAs may still write or arrive here
 }
 
-// Cooperative: CTAs wait for each other, and other kernels have the device until all of them fit.
-struct Launch {
-  cudaLaunchAttribute attributes[2] = {};
-  cudaLaunchConfig_t config = {};
-
-  Launch(int clusters, Stream stream) {
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = {kRanks, 1, 1};
-    attributes[1].id = cudaLaunchAttributeCooperative;
-    attributes[1].val.cooperative = 1;
-    config.gridDim = dim3(static_cast<unsigned>(kRanks * clusters));
-    config.blockDim = dim3(kThreads);
-    config.dynamicSmemBytes = kSharedBytes;
-    config.stream = stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
-  }
-};
-
 }  // namespace
 }  // namespace batch
 
 namespace chain {
 
 int cluster_count() {
-  static const int count = [] {
-    const auto kernel = batch::decode_kernel<128, 1>;
-    const batch::Launch launch(sm_count() / kClusterCtas, nullptr);
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, batch::kSharedBytes), "decode");
-    int clusters = 0;
-    check(cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config), "decode");
-    return clusters;
-  }();
+  static const int count =
+      clusters_at_once("decode", batch::decode_kernel<128, 1>, batch::kRanks, batch::kThreads, batch::kSharedBytes);
   return count;
 }
 
@@ -464,8 +428,20 @@ void decode_at_once(Stream stream, const Decoder& d, const DecodeStep& step, con
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, batch::kSharedBytes), "decode");
   const int counters = 1 + attention.rows * attention.kv_heads;
   check(cudaMemsetAsync(p.arrived, 0, counters * sizeof(*p.arrived), stream), "decode");
-  const batch::Launch launch(cluster_count(), stream);
-  check(cudaLaunchKernelEx(&launch.config, kernel, p), "decode");
+  // Cooperative: CTAs wait for each other, and other kernels have the device until all of them fit.
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {batch::kRanks, 1, 1};
+  attributes[1].id = cudaLaunchAttributeCooperative;
+  attributes[1].val.cooperative = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(batch::kRanks * cluster_count()));
+  config.blockDim = dim3(batch::kThreads);
+  config.dynamicSmemBytes = batch::kSharedBytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  check(cudaLaunchKernelEx(&config, kernel, p), "decode");
 }
 
 }  // namespace chain

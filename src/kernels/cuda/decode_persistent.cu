@@ -264,21 +264,10 @@ void launch_one_by_one(Stream stream, void (*kernel)(Params), size_t shared, con
 // Whether clusters reach every SM, as CTAs wait for those of all.
 bool clusters_fit() {
   static const bool fit = [] {
-    const auto kernel = decode_kernel<kMaxRows, 1>;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes), "decode_persistent");
-    constexpr unsigned kCtas = norm_ctas(kMaxRows);
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {kCtas, 1, 1};
-    cudaLaunchConfig_t config = {};
-    config.gridDim = static_cast<unsigned>(sm_count()) / kCtas * kCtas;
-    config.blockDim = kThreads + kHelpers;
-    config.dynamicSmemBytes = kSharedBytes;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    int clusters = 0;
-    check(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config), "decode_persistent");
-    return clusters * static_cast<int>(kCtas) >= sm_count();
+    constexpr int kCtas = norm_ctas(kMaxRows);
+    return kCtas * clusters_at_once("decode_persistent", decode_kernel<kMaxRows, 1>, kCtas, kThreads + kHelpers,
+                                    kSharedBytes) >=
+           sm_count();
   }();
   return fit;
 }

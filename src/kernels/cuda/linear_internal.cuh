@@ -4,6 +4,7 @@
 #include "kernels/cuda/layout.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/silu.cuh"
 
 namespace saccade::cuda {
 
@@ -28,11 +29,6 @@ __device__ __forceinline__ __nv_bfloat162 as_pair(uint32_t bits) {
 }
 __device__ __forceinline__ uint32_t bits_of(__nv_bfloat162 pair) { return reinterpret_cast<const uint32_t&>(pair); }
 
-__device__ __forceinline__ float silu(float x) {
-  float r;  // of infinity 0
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1 + __expf(-x)));
-  return x * r;
-}
 __device__ __forceinline__ uint32_t gated(const float* gate, const float* up) {
   const float2 g = __bfloat1622float2(__floats2bfloat162_rn(gate[0], gate[1]));
   return bits_of(__hmul2(__floats2bfloat162_rn(silu(g.x), silu(g.y)), __floats2bfloat162_rn(up[0], up[1])));
