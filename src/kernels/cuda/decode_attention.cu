@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const Attention a) 
             for (int j = 0; j < 2; ++j)
               *reinterpret_cast<float2*>(a.sums + (item * group + head) * kDh + warp * 16 + 8 * j + lane % 4 * 2) =
                   make_float2(sums[j][2 * half], sums[j][2 * half + 1]);
-          if (warp == 0 && lane % 4 == 0) a.stats[item * group + head] = make_float2(top[half], total[half]);
+          if (warp == 0 && lane % 4 == 0) a.stats[item * group + head] = {top[half], total[half]};
         }
         for (int j = 0; j < 2; ++j) sums[j][2 * half] = sums[j][2 * half + 1] = 0;
         top[half] = -INFINITY;

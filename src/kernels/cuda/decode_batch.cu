@@ -39,33 +39,33 @@ struct Pair {
         part(piece.part) {}
 };
 
-__device__ __forceinline__ void store_activated(const Params& p, const float* sums, const Pair& t) {
+// To `staged` [strips of the piece,x_rows(),8], of which bulk_store_activated() takes all.
+__device__ __forceinline__ void store_activated(const Params& p, bf16* staged, const float* sums, const Pair& t,
+                                                int first) {
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
     if (j >= t.strips) continue;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float* gates = sums + 8 * j + 2 * half;
-      const float first = silu(chain::rounded(gates[0])), second = silu(chain::rounded(gates[1]));
-      const __nv_bfloat162 y = __hmul2(__floats2bfloat162_rn(first, second), __floats2bfloat162_rn(gates[4], gates[5]));
+      const float first_gate = silu(chain::rounded(gates[0])), second_gate = silu(chain::rounded(gates[1]));
+      const __nv_bfloat162 y =
+          __hmul2(__floats2bfloat162_rn(first_gate, second_gate), __floats2bfloat162_rn(gates[4], gates[5]));
       const int b = t.row + 8 * half;
-      if (b < p.rows)
-        *reinterpret_cast<__nv_bfloat162*>(p.activated + chain::tile_offset(b, (t.strip + j) * 8 + t.column)) = y;
+      if (b < p.x_rows())
+        *reinterpret_cast<__nv_bfloat162*>(staged + ((first + j) * p.x_rows() + b) * 8 + t.column) = y;
     }
   }
 }
-__device__ __forceinline__ void store_partials(const Params& p, const chain::Split& split, const float* sums,
-                                               const Pair& t) {
-  const chain::Partials partials = {p.partials, split, p.rows};
-  float* const y = partials.of(t.part, t.row, t.strip * kStripRows + t.column);
+// To `staged` [2 strips,B,16], as Partials have them.
+__device__ __forceinline__ void store_partials(const Params& p, float4* staged, const float* sums, const Pair& t) {
 #pragma unroll
   for (int half = 0; half < 2; ++half)
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const float* x = sums + 8 * j + 2 * half;
       if (t.row + 8 * half < p.rows && j < t.strips)
-        __stcg(reinterpret_cast<float4*>(y + (j * p.rows + 8 * half) * kStripRows),
-               make_float4(x[0], x[1], x[4], x[5]));
+        staged[(j * p.rows + t.row + 8 * half) * 4 + t.column / 2] = make_float4(x[0], x[1], x[4], x[5]);
     }
 }
 __device__ __forceinline__ void store_logits(const Params& p, const float* sums, const Pair& t) {
@@ -133,6 +133,7 @@ __device__ __forceinline__ void sum_whole(const Thread& thread, const Memory& me
     x_turn.advance(1, kXSlots);
     const uint32_t x0 = low_half(memory.x + first.slot * kXBytes), x1 = low_half(memory.x + x_turn.slot * kXBytes);
     mbarrier_wait(memory.x_full(first.slot), first.parity);
+    if (block == piece.begin) allow_in_flight(memory, kInFlight);
     if (both) mbarrier_wait(memory.x_full(x_turn.slot), x_turn.parity);
     if (kMine > 0 && both) {
       wgmma_fence();
@@ -164,22 +165,28 @@ __device__ __forceinline__ void sum_whole(const Thread& thread, const Memory& me
 }
 
 // Sums of a tile of a split product: each warpgroup takes every other block, and in the end has the sums of two strips.
-// `again`: not the first of these since the warpgroups met.
+// `flat`: activations are [8 columns each,rows,8] with that many rows, not swizzled.
 __device__ __forceinline__ void sum_split(const Thread& thread, const Memory& memory, const Piece& piece, Turn& turn,
-                                          Turn& x_turn, bool again, float (&sums)[kTiles * 32]) {
+                                          Turn& x_turn, int flat, float (&sums)[kTiles * 32]) {
   const int group = thread.warp / 4;
+  // Descriptors of activations without swizzle: core matrices of 8 rows follow each other, those of the next 8 columns
+  // are `flat` rows of 16 bytes further.
+  const uint32_t x_high = flat > 0 ? 8 * 16 >> 4 : static_cast<uint32_t>(matrix_descriptor(0) >> 32);
+  const uint32_t x_step = flat > 0 ? 2 * flat : 2, x_leading = flat > 0 ? flat << 16 : 1 << 16;
   float tile[32] = {};
   for (int block = piece.begin; block < piece.end; block += kSlotBlocks) {
     if (block + group < piece.end) {
       Turn x = x_turn;
       x.advance(group, kXSlots);
-      const uint32_t from = low_half(memory.x + x.slot * kXBytes),
+      const uint32_t from = low_half(memory.x + x.slot * kXBytes) % (1 << 16) | x_leading,
                      w = low_half(memory.ring + turn.slot * kSlotBytes + group * kTileBytes);
       mbarrier_wait(memory.x_full(x.slot), x.parity);
+      if (block == piece.begin) allow_in_flight(memory, kInFlight);
       mbarrier_wait(memory.full(turn.slot), turn.parity);
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < kBlockCols / 16; ++k) wgmma<64>(tile, descriptor(from + 2 * k), descriptor(w + 2 * k), 1);
+      for (int k = 0; k < kBlockCols / 16; ++k)
+        wgmma<64>(tile, static_cast<uint64_t>(x_high) << 32 | (from + k * x_step), descriptor(w + 2 * k), 1);
       wgmma_commit();
       wgmma_wait<0, 2>();
       if (thread.lane < kRanks)
@@ -191,7 +198,6 @@ __device__ __forceinline__ void sum_split(const Thread& thread, const Memory& me
     turn.advance(1, kSlots);
     x_turn.advance(min(kSlotBlocks, piece.end - block), kXSlots);
   }
-  if (again) sync_consumers();
   float4* const here = memory.exchange + thread.index % 128;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -209,20 +215,39 @@ __device__ __forceinline__ void sum_split(const Thread& thread, const Memory& me
   }
 }
 
+// What a warpgroup has of a tile of a split product, through what it has read of memory.exchange.
+__device__ __forceinline__ void store_split(const Params& p, const chain::Split& split, const Thread& thread,
+                                            const Memory& memory, const Piece& piece, const float* sums) {
+  const int group = thread.warp / 4;
+  const Pair t(thread, piece, 2 * group);
+  float4* const staged = memory.exchange + (1 - group) * 4 * 128;
+  sync_warpgroup(group);
+  store_partials(p, staged, sums, t);
+  fence_proxy_async_shared();
+  sync_warpgroup(group);
+  if (thread.index % 128 != 0 || t.strips <= 0) return;
+  const chain::Partials partials = {p.partials, split, p.rows};
+  bulk_store(partials.of(t.part, 0, t.strip * kStripRows), shared_address(staged),
+             min(2, t.strips) * p.rows * kStripRows * static_cast<int>(sizeof(float)));
+  bulk_store_commit();
+}
+
 __device__ __forceinline__ void multiply(const Params& p, const Memory& memory, int phase, Turn& turn, Turn& x_turn) {
   const chain::Matrix& m = p.products[phase].m;
   const Thread thread;
   const int group = thread.warp / 4;
   Range range = memory.s->ranges[phase];
   Piece piece;
-  bool again = false;
-  while (range.next(m, piece)) {
+  for (bool again = false; range.next(m, piece); again = true) {
     float sums[kTiles * 32] = {};
     const int tiles = piece.tiles();
-    int pairs = tiles;  // of strips
+    int pairs = tiles;              // of strips
+    if (again && phase != kHead) {  // what the last piece left in memory.exchange is on its way
+      bulk_store_wait_read();
+      sync_consumers();
+    }
     if (!m.whole && tiles == 1) {
-      sum_split(thread, memory, piece, turn, x_turn, again, sums);
-      again = true;
+      sum_split(thread, memory, piece, turn, x_turn, phase == kDown ? p.x_rows() : 0, sums);
     } else if (tiles == 4) {
       sum_whole<2, false>(thread, memory, piece, turn, x_turn, sums);
     } else if (tiles == 3) {
@@ -234,26 +259,39 @@ __device__ __forceinline__ void multiply(const Params& p, const Memory& memory, 
       sum_whole<0, false>(thread, memory, piece, turn, x_turn, sums);
       pairs = 0;
     }
+    if (range.left <= 0) allow_in_flight(memory, kInFlightBetween);
+    if (!m.whole) {
+      if (tiles == 1) store_split(p, m.split, thread, memory, piece, sums);
+      continue;
+    }
 #pragma unroll 1  // one copy of the code
     for (int i = 0; i < pairs; ++i) {
-      const int first = !m.whole               ? 2 * group
-                        : i == 2 && tiles == 3 ? 2 * kTileStrips + 2 * group
-                                               : (i / 2 * 2 + group) * kTileStrips + i % 2 * 2;
+      const int first =
+          i == 2 && tiles == 3 ? 2 * kTileStrips + 2 * group : (i / 2 * 2 + group) * kTileStrips + i % 2 * 2;
       const Pair t(thread, piece, first);
       if (phase == kGateUp)
-        store_activated(p, sums, t);
-      else if (phase == kHead)
-        store_logits(p, sums, t);
+        store_activated(p, reinterpret_cast<bf16*>(memory.exchange), sums, t, first);
       else
-        store_partials(p, m.split, sums, t);
+        store_logits(p, sums, t);
 #pragma unroll
       for (int k = 0; k < (kTiles * 2 - 1) * 16; ++k) sums[k] = sums[16 + k];
+    }
+    if (phase == kGateUp) {
+      fence_proxy_async_shared();
+      sync_consumers();
+      if (thread.index == 0 && tiles > 0) {
+        const int strip_bytes = p.x_rows() * 8 * static_cast<int>(sizeof(bf16));
+        bulk_store(reinterpret_cast<char*>(p.activated) + static_cast<int64_t>(piece.strip) * strip_bytes,
+                   shared_address(memory.exchange), piece.strips * strip_bytes);
+        bulk_store_commit();
+      }
     }
   }
 }
 
 // Of a stage that had values in the ring of activations: who brings those of the next product waits for this.
 __device__ __forceinline__ void end_in_x_ring(const Memory& memory, Stage& stage, int next) {
+  bulk_store_wait();
   fence_proxy_async_shared();  // copies come there next
   if (memory.s->ranges[next].left > 0) mbarrier_arrive(memory.x_ring_free());
   stage.end();
@@ -270,10 +308,20 @@ __device__ __forceinline__ void normalise(const Params& p, const Memory& memory,
   a.width = p.width;
   a.eps = p.eps;
   const Thread thread;
+  bf16* const x = reinterpret_cast<bf16*>(memory.x_data + kXRing / 2);
   for (int b = static_cast<int>(blockIdx.x); b < p.rows; b += static_cast<int>(gridDim.x)) {
     chain::add_norm_row(
         a, b, thread.index, kConsumers, reinterpret_cast<chain::Eight*>(memory.x_data), memory.s->warp_sums,
-        [&] { stage.wait(); }, [] { sync_consumers(); });
+        [&] { stage.wait(); }, [] { sync_consumers(); },
+        [&](int column, const chain::Four& four) {
+          *reinterpret_cast<chain::Four*>(x + place_in_row(b, column)) = four;
+        });
+    fence_proxy_async_shared();
+    sync_consumers();
+    for (int i = thread.lane * kConsumerWarps + thread.warp; i < p.width / kBlockCols; i += kConsumers)
+      store_piece(p.x, b, i * kBlockCols, x + i * kBlockCols);
+    bulk_store_commit();
+    bulk_store_wait();
     sync_consumers();
   }
   stage.wait();
@@ -325,6 +373,7 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
   memory.s = reinterpret_cast<Shared*>(memory.x_data + kXRing + kExchange);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x == 0) {
+    memory.s->in_flight = kInFlight;
     for (int i = 0; i < kSlots; ++i) {
       mbarrier_init(memory.full(i), 2);
       mbarrier_init(memory.empty(i), kConsumers);
@@ -379,7 +428,7 @@ int cluster_count() {
 bool can_decode_at_once(const Decoder& d) {
   const int64_t width = d.norm.dim(0), rows = 2 * width + d.layers[0].qkv.rows();  // of split products
   return cluster_count() > 0 && d.depth <= batch::kMaxLayers &&
-         width * static_cast<int64_t>(sizeof(bf16)) <= batch::kXRing &&
+         width * static_cast<int64_t>(sizeof(bf16)) <= batch::kXRing / 2 &&
          rows / (Split::kStrips * kStripRows) + 3 <= batch::kMaxGroups;
 }
 

@@ -20,8 +20,9 @@ constexpr int kSlotBlocks = 2;
 constexpr int kTileBytes = kTileStrips * kBlockBytes;
 constexpr int kSlotBytes = kSlotBlocks * kTileBytes;  // also the keys or values of a page at Dh = 128
 constexpr int kSlots = 10;
-constexpr int kInFlight = 4;  // slots on their way from memory at a time
-constexpr int kTiles = 2;     // of a warpgroup at a time
+// Slots on their way from memory at a time; fewer while what CTAs tell each other would queue behind them.
+constexpr int kInFlight = 4, kInFlightBetween = 2;
+constexpr int kTiles = 2;  // of a warpgroup at a time
 constexpr int kPassStrips = 2 * kTiles * kTileStrips;
 constexpr int kXBytes = chain::kMaxRows * kBlockCols * 2;  // of a block
 constexpr int kXSlots = 6;
@@ -53,12 +54,15 @@ struct Params {
   float eps;
   Product products[kPhases];
   chain::Attention attention;  // kv is in the layers
-  bf16 *h, *x, *activated;     // [B,D]; tiles of [B,D] and [B,F]
+  bf16 *h, *x, *activated;     // [B,D]; tiles of [B,D]; [F/8,x_rows(),8]
   float *partials, *logits;
   const bf16 *norm, *head;
   unsigned* arrived;    // CTAs at the ends of all stages so far
   unsigned* published;  // [B,K]: spans in `attention.sums` so far, of all layers
   LayerView layers[kMaxLayers];
+
+  // Of activations that products read: B in steps of 8.
+  __device__ __forceinline__ int x_rows() const { return (rows + 7) / 8 * 8; }
 };
 
 // A ring's slot and the parity of its turn.
@@ -122,6 +126,7 @@ struct Shared {
   uint64_t full[kSlots], empty[kSlots], x_full[kXSlots], x_empty[kXSlots];
   uint64_t x_ring_free, x_rings_free;  // of what attention and norms have there; in both CTAs of the cluster
   float warp_sums[kConsumerWarps];
+  int in_flight;  // kInFlight or kInFlightBetween, by atomics
   chain::Lengths lengths;
   Range ranges[kPhases];       // of this CTA
   uint8_t counts[kMaxGroups];  // clusters of each group
@@ -153,6 +158,15 @@ __device__ __forceinline__ void free_slot(const Memory& memory, int slot, int wa
   mbarrier_arrive(memory.empty(slot), kConsumers / warps);
 }
 
+// A row of tiles on its way through shared memory: pieces of 64 columns in the order of the tiles' row b.
+__device__ __forceinline__ int place_in_row(int b, int column) {
+  return column / kBlockCols * kBlockCols + swizzled(b % 8, column % kBlockCols) - b % 8 * kBlockCols;
+}
+// One piece, from `column` on.
+__device__ __forceinline__ void store_piece(bf16* tiles, int b, int column, const bf16* from) {
+  bulk_store(tiles + column * chain::kMaxRows + b * kBlockCols, shared_address(from), kBlockCols * sizeof(bf16));
+}
+
 // This thread, read anew by each stage: else what all stages compute of it is computed once, before the layers, and
 // kept in local memory, which is slow beside so much shared memory.
 struct Thread {
@@ -165,6 +179,13 @@ struct Thread {
 };
 
 __device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
+__device__ __forceinline__ void sync_warpgroup(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(2 + group), "n"(kConsumers / 2) : "memory");
+}
+// Of the consumers, one thread.
+__device__ __forceinline__ void allow_in_flight(const Memory& memory, int slots) {
+  if (threadIdx.x == 0) atomicExch(&memory.s->in_flight, slots);
+}
 
 // ---- Stages. A stage may read what earlier ones wrote once all CTAs have arrived at their ends.
 
@@ -173,8 +194,10 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned* from) {
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
   return v;
 }
-__device__ __forceinline__ void add_release(unsigned* to, unsigned v) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
+// What this thread and those it has met stored by bulk_store and waited for is written by then. A release would wait
+// for the copies on their way as well: 2.5 us with 64 KB of them.
+__device__ __forceinline__ void add_relaxed(unsigned* to, unsigned v) {
+  asm volatile("red.relaxed.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
 }
 // One thread: until `stages` stages are done.
 __device__ __forceinline__ void wait_stages(const Params& p, int stages) {
@@ -199,8 +222,9 @@ struct Stage {
   }
   // Who brings activations fences: bulk copies read what was written, and write where shared memory was used.
   __device__ __forceinline__ void end() {
+    bulk_store_wait();
     sync_consumers();
-    if (threadIdx.x == 0) add_release(p.arrived, 1);
+    if (threadIdx.x == 0) add_relaxed(p.arrived, 1);
     ++index;
     open = false;
   }

@@ -29,6 +29,13 @@ struct AttentionShared {
   float2 stats[kConsumerWarps][16];            // top, total
   alignas(16) bf16 q[16][kQueryPitch];
   alignas(16) bf16 newest[2][kDh];  // key and value
+  struct alignas(128) Stored {      // by a warp: a head of y as two pieces of tiles, or of a span
+    union {
+      bf16 y[kDh];
+      float sums[kDh];
+    };
+    chain::SpanStats stats;
+  } stored[kConsumerWarps];
 };
 
 __device__ __forceinline__ void transpose(uint32_t& pairs) {  // of 8 x 8
@@ -225,6 +232,7 @@ __device__ __forceinline__ void attend(const Params& p, int layer, const Memory&
     if (is_new || c.page == 0) {
       prepare(thread, p, view, memory, shared, c, wait_for_sums);
       sync_consumers();
+      allow_in_flight(memory, kInFlight);
 #pragma unroll
       for (int half = 0; half < kHalves; ++half) {
         const bf16* from = &shared.q[lane / 4 + 8 * half][lane % 4 * 2];
@@ -258,21 +266,44 @@ __device__ __forceinline__ void attend(const Params& p, int layer, const Memory&
       if (newest) append(thread, a, view.kv, shared, c);
     }
 
+    if (walk.done(next)) allow_in_flight(memory, kInFlightBetween);
     const int item = c.b * a.kv_heads + c.kv_head, spans = chain::spans_of(c.pages);
     const auto place = [&](int span, int i) {
       return (static_cast<int64_t>(item) * a.max_spans + span) * group + warp + 8 * i;
     };
     const bool leaves = c.index + 1 == spans || walk.done(next);
+    auto& stored = shared.stored[warp];
+    // What the warp has written there goes to global memory by `pieces` lanes: store(lane).
+    const auto store_pieces = [&](int pieces, const auto& store) {
+      fence_proxy_async_shared();
+      __syncwarp();
+      if (lane < pieces) {
+        store();
+        bulk_store_commit();
+      }
+    };
+    const auto wait_stored = [&] {
+      bulk_store_wait_read();
+      __syncwarp();
+    };
     end_span(thread, shared, mine, group, [&](int i, float2 stats, const chain::Floats<kValues>& x) {
       if (before == 0) return sum[i].add(stats, x);
       const int64_t to = place(c.index, i);
-      if (lane == 0) a.stats[to] = stats;
-      *reinterpret_cast<chain::Floats<kValues>*>(a.sums + to * kDh + lane * kValues) = x;
+      wait_stored();
+      if (lane == 0) stored.stats = {stats.x, stats.y};
+      *reinterpret_cast<chain::Floats<kValues>*>(stored.sums + lane * kValues) = x;
+      store_pieces(2, [&] {
+        if (lane == 0)
+          bulk_store(a.sums + to * kDh, shared_address(stored.sums), sizeof(stored.sums));
+        else
+          bulk_store(a.stats + to, shared_address(&stored.stats), sizeof(stored.stats));
+      });
     });
     if (!leaves) continue;
     if (before > 0) {
+      bulk_store_wait();
       sync_consumers();
-      if (thread.index == 0) add_release(p.published + item, static_cast<unsigned>(c.index + 1 - before));
+      if (thread.index == 0) add_relaxed(p.published + item, static_cast<unsigned>(c.index + 1 - before));
       continue;
     }
     if (c.index + 1 < spans) {
@@ -288,7 +319,11 @@ __device__ __forceinline__ void attend(const Params& p, int layer, const Memory&
 #pragma unroll 4
       for (int span = c.index + 1; span < spans; ++span)
         sum[i].add(a.stats + place(span, i), a.sums + place(span, i) * kDh + lane * kValues);
-      sum[i].store(a.y, c.b, (c.kv_head * group + warp + 8 * i) * kDh + lane * kValues);
+      const int column = (c.kv_head * group + warp + 8 * i) * kDh;
+      wait_stored();
+      sum[i].store(stored.y + place_in_row(c.b, lane * kValues));
+      store_pieces(kDh / kBlockCols,
+                   [&] { store_piece(a.y, c.b, column + lane * kBlockCols, stored.y + lane * kBlockCols); });
     }
   }
 }

@@ -18,7 +18,8 @@ struct Streamer {
 
   // The slot of the next `bytes` of this half, when it is free and few others are on their way. All lanes.
   __device__ __forceinline__ void next(uint32_t bytes) {
-    if (flying == kInFlight) {
+    const int most = __shfl_sync(~0u, lane == 0 ? atomicAdd(&memory.s->in_flight, 0) : 0, 0);
+    while (flying >= most) {
       mbarrier_wait(memory.full(landing.slot), landing.parity);
       landing.advance(1, kSlots);
       --flying;
@@ -83,7 +84,7 @@ struct Streamer {
 
 // A thread. Each rank brings half of every block to both.
 __device__ __forceinline__ void bring_activations(const Params& p, const Memory& memory) {
-  const auto bytes = static_cast<uint32_t>((p.rows + 7) / 8 * 8 * kBlockCols * sizeof(bf16));
+  const auto bytes = static_cast<uint32_t>(p.x_rows() * kBlockCols * sizeof(bf16));
   const uint32_t part = cluster_rank() * (bytes / kRanks);
   Turn turn;
   uint32_t parity = 0;
@@ -107,8 +108,9 @@ __device__ __forceinline__ void bring_activations(const Params& p, const Memory&
         fence_proxy_async_global();  // copies read what was written
         waited = true;
       }
-      const char* from = reinterpret_cast<const char*>(product.x) + static_cast<int64_t>(piece.begin) * kXBytes + part;
-      for (int block = piece.begin; block < piece.end; ++block, from += kXBytes) {
+      const int pitch = phase == kDown ? static_cast<int>(bytes) : kXBytes;  // from block to block
+      const char* from = reinterpret_cast<const char*>(product.x) + static_cast<int64_t>(piece.begin) * pitch + part;
+      for (int block = piece.begin; block < piece.end; ++block, from += pitch) {
         mbarrier_wait(memory.x_empty(turn.slot), turn.parity ^ 1);
         mbarrier_expect(memory.x_full(turn.slot), bytes);
         bulk_copy_multicast(memory.x + turn.slot * kXBytes + part, from, bytes / kRanks, memory.x_full(turn.slot),

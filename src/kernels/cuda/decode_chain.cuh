@@ -127,6 +127,10 @@ struct Norm {
 };
 void add_norm(Stream stream, const Norm& a);
 
+struct alignas(16) SpanStats {  // of a head: the highest score, the sum of weights
+  float top, total;
+};
+
 struct Attention {
   int rows = 0, heads = 0, kv_heads = 0, head_dim = 0;
   int max_pages = 0, max_spans = 0;  // of a sequence
@@ -137,7 +141,7 @@ struct Attention {
   bf16* kv = nullptr;                                                     // [pages,2,K,64,Dh]
   bf16* q = nullptr;                                                      // [B,H,Dh] in paired order
   float* sums = nullptr;                                                  // [B,K,max_spans,H/K,Dh]
-  float2* stats = nullptr;                                                // [B,K,max_spans,H/K]: top, sum
+  SpanStats* stats = nullptr;                                             // [B,K,max_spans,H/K]
   bf16* y = nullptr;                                                      // tiles of [B,H*Dh]
 
   SACCADE_HOST_DEVICE int group() const { return heads / kv_heads; }

@@ -55,7 +55,7 @@ Buffers buffers_of(const Decoder& d, int64_t rows, int64_t max_pages) {
   b.activated = take(tiles(layer.down.cols()));
   b.q = take(heads * head_dim * sizeof(bf16));
   b.sums = take(heads * spans * head_dim * sizeof(float));
-  b.stats = take(heads * spans * sizeof(float2));
+  b.stats = take(heads * spans * sizeof(chain::SpanStats));
   b.partials = take(partials * sizeof(float));
   b.arrived = take((1 + static_cast<size_t>(rows * d.kv_heads)) * sizeof(unsigned));
   return b;
@@ -109,7 +109,7 @@ void decode_chained(Stream stream, const Decoder& d, const DecodeStep& step) {
   attention.page_table = step.kv.page_table.as<int32_t>();
   attention.q = reinterpret_cast<bf16*>(base + buffers.q);
   attention.sums = reinterpret_cast<float*>(base + buffers.sums);
-  attention.stats = reinterpret_cast<float2*>(base + buffers.stats);
+  attention.stats = reinterpret_cast<chain::SpanStats*>(base + buffers.stats);
   attention.y = reinterpret_cast<bf16*>(base + buffers.attended);
 
   if (use_hopper())

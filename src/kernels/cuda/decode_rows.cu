@@ -12,7 +12,8 @@ __global__ void __launch_bounds__(512) add_norm_kernel(const Norm a) {
   pdl_launch();
   pdl_wait();
   add_norm_row(
-      a, blockIdx.x, threadIdx.x, blockDim.x, row, warp_sums, [] {}, [] { __syncthreads(); });
+      a, blockIdx.x, threadIdx.x, blockDim.x, row, warp_sums, [] {}, [] { __syncthreads(); },
+      [&](int column, const Four& x) { *reinterpret_cast<Four*>(a.x + tile_offset(blockIdx.x, column)) = x; });
 }
 
 __global__ void __launch_bounds__(128) rope_append_kernel(const Attention a, const Partials qkv, const bf16* bias) {

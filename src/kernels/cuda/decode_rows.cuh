@@ -71,11 +71,11 @@ __device__ __forceinline__ Sums sum_parts(Parts of, int step) {
   return sums;
 }
 
-// Of a row, by `threads` threads that meet in sync(); `thread` is this one. h may be read before wait(). Shared memory:
-// `row` [D], `warp_sums` [threads / 32].
-template <class Wait, class Sync>
+// Of a row, by `threads` threads that meet in sync(); `thread` is this one. h may be read before wait(). x goes to
+// store(column, four). Shared memory: `row` [D], `warp_sums` [threads / 32].
+template <class Wait, class Sync, class Store>
 __device__ __forceinline__ void add_norm_row(const Norm& a, int b, int thread, int threads, Eight* row,
-                                             float* warp_sums, const Wait& wait, const Sync& sync) {
+                                             float* warp_sums, const Wait& wait, const Sync& sync, const Store& store) {
   const int eights = a.width / 8;
   const auto column_of = [](int i) { return i / 2 * kStripRows + i % 2 * 4; };
   bf16* const h = a.h + static_cast<int64_t>(b) * a.width;
@@ -123,7 +123,7 @@ __device__ __forceinline__ void add_norm_row(const Norm& a, int b, int thread, i
       bf16& v = values.at[k / 4].v[k % 4];
       v = __float2bfloat16(rounded(__bfloat162float(v) * scale) * __bfloat162float(weights.at[k / 4].v[k % 4]));
     }
-    for (int j = 0; j < 2; ++j) *reinterpret_cast<Four*>(a.x + tile_offset(b, n + 8 * j)) = values.at[j];
+    for (int j = 0; j < 2; ++j) store(n + 8 * j, values.at[j]);
   }
 }
 
@@ -199,17 +199,16 @@ struct Spans {
 #pragma unroll
     for (int k = 0; k < kValues; ++k) sums[k] = __fmaf_rn(sums[k], shrink, __fmul_rn(weight, x.v[k]));
   }
-  __device__ __forceinline__ void add(const float2* stats, const float* from) {
+  __device__ __forceinline__ void add(const SpanStats* stats, const float* from) {
     Floats<kValues> x;
     if constexpr (kValues == 4)
       *reinterpret_cast<float4*>(&x) = __ldcg(reinterpret_cast<const float4*>(from));
     else
       *reinterpret_cast<float2*>(&x) = __ldcg(reinterpret_cast<const float2*>(from));
-    add(__ldcg(stats), x);
+    add(__ldcg(reinterpret_cast<const float2*>(stats)), x);
   }
-  // To columns `column` on of row b of tiles.
-  __device__ __forceinline__ void store(bf16* y, int b, int column) const {
-    uint32_t* to = reinterpret_cast<uint32_t*>(y + tile_offset(b, column));
+  __device__ __forceinline__ void store(bf16* y) const {
+    uint32_t* to = reinterpret_cast<uint32_t*>(y);
 #pragma unroll
     for (int k = 0; k < kValues; k += 2) to[k / 2] = pack_bf16(sums[k] / total, sums[k + 1] / total);
   }
@@ -228,7 +227,7 @@ __device__ __forceinline__ void combine_head(const Attention& a, int item, const
 #pragma unroll 4
   for (int64_t i = first; i < first + spans * group; i += group)
     sum.add(a.stats + i, a.sums + i * kDh + lane * kValues);
-  sum.store(a.y, b, head * kDh + lane * kValues);
+  sum.store(a.y + tile_offset(b, head * kDh + lane * kValues));
 }
 
 }  // namespace saccade::cuda::chain

@@ -185,6 +185,17 @@ __device__ __forceinline__ void bulk_copy_evict_first(uint32_t to, const void* f
       "l"(from), "r"(bytes), "r"(barrier), "l"(kEvictFirst)
       : "memory");
 }
+// From shared memory, as bulk_copy. Belongs to the thread's next group.
+__device__ __forceinline__ void bulk_store(void* to, uint32_t from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until this thread's groups have read shared memory; until they have written.
+__device__ __forceinline__ void bulk_store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+__device__ __forceinline__ void bulk_store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 // What this thread wrote becomes visible to matrix instructions and bulk copies. Fences of one kind of memory take a
 // few cycles, that of both 500.
 __device__ __forceinline__ void fence_proxy_async_shared() {
