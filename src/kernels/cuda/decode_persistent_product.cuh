@@ -560,7 +560,7 @@ __device__ __forceinline__ void products(Thread& t, int layer, int phase) {
     }
   }
   if (norm_ctas(kRows) > 1 && !normed && t.lane == 0)
-    mbarrier_arrive_cluster(cluster_address(shared_address(&t.s.peer_free), cluster_rank() ^ 1));
+    mbarrier_arrive_read(cluster_address(shared_address(&t.s.peer_free), cluster_rank() ^ 1), 1);
 }
 
 }  // namespace saccade::cuda::persistent

@@ -147,10 +147,6 @@ __device__ __forceinline__ void store_async(uint32_t to, const uint4& v, uint32_
                "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier)
                : "memory");
 }
-// Behind what this thread wrote and read, for which it waits.
-__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
 // Says that reads are over: its scope is the CTA, it publishes nothing and waits for nothing.
 __device__ __forceinline__ void mbarrier_arrive_read(uint32_t barrier, int count) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
