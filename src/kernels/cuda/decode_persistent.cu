@@ -4,7 +4,8 @@
 // combination; output; gate and up; down). There is no barrier: who needs values of other CTAs waits for the values
 // (decode_persistent_exchange.cuh). One thread of each CTA streams the CTA's strips of all phases of all layers, and
 // the cache, through a ring of up to 12 pages of 16 KiB in shared memory, 26 MB over 132 SMs: weights do not wait for
-// activations. Few pages are on their way at a time, since what CTAs tell each other queues behind them. Eight warps
+// activations. Few pages are on their way at a time, since what CTAs tell each other queues behind them; with
+// many rows those behind a full ring wait in the L2 cache. Eight warps
 // multiply (decode_persistent_product.cuh), two add what these multiplied and store it, one empties the exchange.
 //
 // A launch begins while the kernels before it run: the first weights are on their way when the step's inputs come.
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(kThreads + kHelpers, 1) decode_kernel(const __
 
   if (warp >= kWarps) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 96;");
-    if (threadIdx.x == kThreads) stream_pages(p, s, memory);
+    if (threadIdx.x == kThreads) stream_pages<kRows>(p, s, memory);
     if (warp == kWarps + 1) {
       if (lane == 0) prefetch_for_layers(p);
       bring_view(p, s, lane, 0);

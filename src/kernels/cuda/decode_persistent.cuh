@@ -18,7 +18,13 @@ constexpr int kMaxRing = 13;                           // pages
 // Pages on their way from memory, of which a longer queue would delay all other loads: while the stream is all there is
 // to wait for, between the products of qkv and of gate and up, when small loads are waited for, and of the next layer
 // before this one has ended everywhere, when others may still wait for the last of its weights.
-constexpr int kInFlight = 3, kInFlightChain = 2, kInFlightAhead = 1;
+constexpr int kInFlight = 4, kInFlightChain = 2;
+constexpr int in_flight_ahead(int rows) { return rows > 4 ? 2 : 1; }
+// Pages behind the ring that are asked for in the L2 cache while it is full, and cycles between two of them. With few
+// rows the ring is not full for long.
+constexpr bool asks_ahead(int rows) { return rows > 4; }
+constexpr int kPagesAhead = 24;
+constexpr unsigned kAheadCycles = 200;
 constexpr int kScoreStride = kKvPageTokens + 8;  // floats; free of bank conflicts
 constexpr int kMaxSplits = 32;                   // parts of a sequence that attend apart: one lane each when combined
 constexpr int kMaxItems = 32;                    // such parts that a CTA attends to
@@ -95,7 +101,7 @@ struct Shared {
   uint64_t split;                 // how the sequences are split is there
   float squares[2][kWarps][kMaxRows];
   LayerView views[2];  // of this layer and the next: parameters that no SM has read yet come from far away
-  int in_flight;       // one of kInFlight, by atomics
+  int in_flight;       // pages, by atomics
   int kv_lens[kMaxRows], parts[kMaxRows], part_pages[kMaxRows], items, heads;
   Item item[kMaxItems];
   Combined head[kMaxCombined];

@@ -50,6 +50,7 @@ __device__ __forceinline__ void split_sequences(const Params& p, Shared& s) {
 struct Cursor : Item {
   int number = 0;
 
+  Cursor() = default;
   __device__ __forceinline__ explicit Cursor(const Shared& s) { load(s); }
   __device__ __forceinline__ bool done(const Shared& s) const { return number == s.items; }
   __device__ __forceinline__ void step(const Shared& s) {

@@ -14,53 +14,86 @@
 
 namespace saccade::cuda::persistent {
 
-// Brings all pages through the ring in the order in which they are used: of each layer the strips of qkv, keys and
-// values of this CTA's items, and the other strips. Weights depend on nothing but free places. One thread.
-struct PageStream {
-  const Params& p;
-  Shared& s;
-  uint8_t* ring;
-  int slot = 0, landing = 0, flying = 0;
-  uint32_t parity = 1, landing_parity = 0;
+// All pages of this CTA in the order in which they are used: of each layer the strips of qkv, keys and values of its
+// items, and the other strips.
+struct PageWalk {
+  int i = 0, strip = 0, block = 0;  // of the phase of the layer: the next page
+  bool in_cache = false, value = false;
+  Share share;
+  Cursor item;
 
-  __device__ __forceinline__ void bring(const void* from, uint32_t bytes) {
+  __device__ __forceinline__ explicit PageWalk(const Params& p) : share(p, 0, kQkv) {}
+  __device__ __forceinline__ void enter_next(const Params& p, const Shared& s) {
+    const int phase = ++i < 4 * p.depth ? i % 4 : kHead;
+    share = Share(p, i / 4, phase);
+    strip = 0;
+    in_cache = phase == kOutput;
+    if (in_cache) item = Cursor(s);
+  }
+  // The next page of the phase: its bytes, 0 if there is none.
+  __device__ __forceinline__ uint32_t next(const Params& p, const Shared& s, const void*& from) {
+    if (in_cache && item.done(s)) in_cache = false;
+    if (in_cache) {
+      const int64_t elements = kKvPageTokens * p.head_dim, id = __ldg(p.page_table + item.b * p.max_pages + item.page);
+      from = p.layers[i / 4].kv + ((id * 2 + value) * p.kv_heads + item.kv_head) * elements;
+      value = !value;
+      if (!value) item.step(s);
+      return static_cast<uint32_t>(elements * sizeof(bf16));
+    }
+    if (strip == share.count) return 0;
+    from = share.w + (int64_t{share.strip(strip)} * share.blocks + block) * kBlockElements;
+    const int blocks = min(kPageBlocks, share.blocks - block);
+    block += kPageBlocks;
+    if (block >= share.blocks) block = 0, ++strip;
+    return static_cast<uint32_t>(blocks * kBlockBytes);
+  }
+};
+
+// Brings all pages through the ring: weights depend on nothing but free places. One thread.
+template <int kRows>
+__device__ __forceinline__ void stream_pages(const Params& p, Shared& s, uint8_t* ring) {
+  int slot = 0, landing = 0, flying = 0, pages_ahead = 0;
+  uint32_t parity = 1, landing_parity = 0;
+  PageWalk walk(p), ahead = walk;
+  const auto ask_ahead = [&] {
+    if (pages_ahead == 0) ahead = walk;
+    const void* from;
+    uint32_t bytes = 0;
+    while ((bytes = ahead.next(p, s, from)) == 0 && ahead.i < 4 * p.depth) ahead.enter_next(p, s);
+    if (bytes == 0) return;
+    prefetch(from, bytes);
+    ++pages_ahead;
+  };
+  for (;;) {
+    const void* from;
+    const uint32_t bytes = walk.next(p, s, from);
+    if (bytes == 0) {
+      if (walk.i == 4 * p.depth) return;
+      if (walk.i == kQkv) {  // until here there were weights alone
+        pdl_wait();
+        mbarrier_wait(shared_address(&s.split), 0);
+      }
+      walk.enter_next(p, s);
+      if (walk.i % 4 == kQkv && walk.i < 4 * p.depth) atomicExch(&s.in_flight, in_flight_ahead(kRows));
+      continue;
+    }
+    pages_ahead = max(0, pages_ahead - 1);
     for (const int most = atomicAdd(&s.in_flight, 0); flying >= most; --flying) {
       mbarrier_wait(shared_address(&s.full[landing]), landing_parity);
       if (++landing == p.ring) landing = 0, landing_parity ^= 1;
     }
-    const uint32_t full = shared_address(&s.full[slot]);
-    mbarrier_wait(shared_address(&s.empty[slot]), parity);
+    const uint32_t full = shared_address(&s.full[slot]), empty = shared_address(&s.empty[slot]);
+    if (asks_ahead(kRows) && walk.i > kQkv)
+      for (auto asked = static_cast<unsigned>(clock()); !mbarrier_test(empty, parity);)
+        if (pages_ahead < kPagesAhead && static_cast<unsigned>(clock()) - asked >= kAheadCycles) {
+          ask_ahead();
+          asked = static_cast<unsigned>(clock());
+        }
+    mbarrier_wait(empty, parity);
     mbarrier_expect(full, bytes);
     bulk_copy_evict_first(shared_address(ring + slot * kPageBytes), from, bytes, full);
     ++flying;
     if (++slot == p.ring) slot = 0, parity ^= 1;
-  }
-};
-__device__ __forceinline__ void stream_pages(const Params& p, Shared& s, uint8_t* ring) {
-  PageStream stream{p, s, ring};
-  const int64_t kv_elements = kKvPageTokens * p.head_dim;
-  for (int i = 0; i <= 4 * p.depth; ++i) {
-    const int layer = i / 4, phase = i < 4 * p.depth ? i % 4 : kHead;
-    if (i == kOutput) {  // until here there were weights alone
-      pdl_wait();
-      mbarrier_wait(shared_address(&s.split), 0);
-    }
-    if (phase == kOutput)
-      for (Cursor c(s); !c.done(s); c.step(s)) {
-        const int64_t id = __ldg(p.page_table + c.b * p.max_pages + c.page);
-        const bf16* keys = p.layers[layer].kv + (id * 2 * p.kv_heads + c.kv_head) * kv_elements;
-#pragma unroll 1
-        for (int values = 0; values < 2; ++values)
-          stream.bring(keys + values * p.kv_heads * kv_elements, static_cast<uint32_t>(kv_elements * sizeof(bf16)));
-      }
-    if (phase == kQkv && layer > 0) atomicExch(&s.in_flight, kInFlightAhead);
-    const Share share(p, layer, phase);
-    for (int strip = 0; strip < share.count; ++strip) {
-      const auto* from =
-          reinterpret_cast<const uint8_t*>(share.w) + int64_t{share.strip(strip)} * share.blocks * kBlockBytes;
-      for (int block = 0; block < share.blocks; block += kPageBlocks)
-        stream.bring(from + block * kBlockBytes, min(kPageBlocks, share.blocks - block) * kBlockBytes);
-    }
   }
 }
 
