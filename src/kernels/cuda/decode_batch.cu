@@ -2,9 +2,12 @@
 //
 // One CTA on each SM, in clusters of two, launched cooperatively, walks through seven stages a layer
 //   qkv | bias, rope, append, attention | output | add, norm | gate_up, silu | down | add, norm
-// with a barrier of the grid behind each. Two warps stream what the CTA will need of weights and cache, of all stages
-// and layers, through a ring of 10 slots of 16 KiB (21 MB over 132 SMs, 4.6 us of memory), and do not wait for
-// barriers; only activations do, which another warp brings from the L2 cache, for both CTAs of the cluster.
+// with a barrier of the grid behind each. What a stage leaves is put together in shared memory and goes from there in
+// bulk stores, which tell when they have written: a release would wait for all copies on their way.
+//
+// Two warps stream what the CTA will need of weights and cache, of all stages and layers, through a ring of 10 slots of
+// 16 KiB (21 MB over 132 SMs, 4.6 us of memory), and do not wait for barriers; only activations do, which another warp
+// brings from the L2 cache, for both CTAs of the cluster.
 //
 // Products: x [64 rows, of which B count] is the operand of 64 rows of wgmma and a tile of 64 rows of weights the one
 // of 64 columns. A cluster has a range of strips where an epilogue needs complete sums, else of (group of rows, block
@@ -39,7 +42,7 @@ struct Pair {
         part(piece.part) {}
 };
 
-// To `staged` [strips of the piece,x_rows(),8], of which bulk_store_activated() takes all.
+// Of strips `first` and one more of a piece, to `staged` [strips of the piece,x_rows(),8].
 __device__ __forceinline__ void store_activated(const Params& p, bf16* staged, const float* sums, const Pair& t,
                                                 int first) {
 #pragma unroll

@@ -273,7 +273,7 @@ __device__ __forceinline__ void attend(const Params& p, int layer, const Memory&
     };
     const bool leaves = c.index + 1 == spans || walk.done(next);
     auto& stored = shared.stored[warp];
-    // What the warp has written there goes to global memory by `pieces` lanes: store(lane).
+    // What the warp has written there goes to global memory, by store() of `pieces` lanes.
     const auto store_pieces = [&](int pieces, const auto& store) {
       fence_proxy_async_shared();
       __syncwarp();
