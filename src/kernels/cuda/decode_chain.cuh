@@ -160,7 +160,7 @@ void combine(Stream stream, const Attention& a);  // sums, stats -> y
 
 // A step as one kernel.
 struct Operands {
-  bf16 *x = nullptr, *activated = nullptr;  // tiles of [B,D] and [B,F]
+  bf16 *x = nullptr, *activated = nullptr;  // tiles of [B,D]; room for tiles of [B,F]
   float* partials = nullptr;
   unsigned* arrived = nullptr;  // and published: see decode_batch.cuh
 };

@@ -4,9 +4,9 @@
 // combination; output; gate and up; down). There is no barrier: who needs values of other CTAs waits for the values
 // (decode_persistent_exchange.cuh). One thread of each CTA streams the CTA's strips of all phases of all layers, and
 // the cache, through a ring of up to 12 pages of 16 KiB in shared memory, 26 MB over 132 SMs: weights do not wait for
-// activations. Few pages are on their way at a time, since what CTAs tell each other queues behind them; with
-// many rows those behind a full ring wait in the L2 cache. Eight warps
-// multiply (decode_persistent_product.cuh), two add what these multiplied and store it, one empties the exchange.
+// activations. Few pages are on their way at a time, since what CTAs tell each other queues behind them; of many rows
+// those behind a full ring wait in the L2 cache. Eight warps multiply (decode_persistent_product.cuh), two add what
+// these multiplied and store it, one empties the exchange.
 //
 // A launch begins while the kernels before it run: the first weights are on their way when the step's inputs come.
 //
@@ -132,7 +132,7 @@ bool has_shapes(const Decoder& d) {
 // The kernel and how shared memory is shared out, for a number of rows.
 template <int kRows>
 auto kernel_of(Params& p) {
-  const int brought = brings_apart(kRows) ? kXPages * kPageBlocks * kBlockCols : 2 * tile_columns(kRows);
+  const int brought = are_many(kRows) ? kXPages * kPageBlocks * kBlockCols : 2 * tile_columns(kRows);
   p.x_bytes = std::max(p.width, brought) * kRows * 2;
   p.ring = std::min(kMaxRing, static_cast<int>(kSharedBytes - p.x_bytes - sizeof(Shared)) / kPageBytes);
   return p.width <= kMaxWidth / 2 ? decode_kernel<kRows, 1> : decode_kernel<kRows, 2>;

@@ -6,6 +6,9 @@
 
 namespace saccade::cuda::persistent {
 
+// Of many rows pages are read ahead, activations brought and norms shared out otherwise than of few.
+constexpr bool are_many(int rows) { return rows > 4; }
+
 constexpr int kWarps = 8;                              // that multiply
 constexpr int kThreads = 32 * kWarps;                  // of those warps
 constexpr int kEnders = 2;                             // warps that add the sums of strips and store them, in turns
@@ -19,10 +22,9 @@ constexpr int kMaxRing = 13;                           // pages
 // to wait for, between the products of qkv and of gate and up, when small loads are waited for, and of the next layer
 // before this one has ended everywhere, when others may still wait for the last of its weights.
 constexpr int kInFlight = 4, kInFlightChain = 2;
-constexpr int in_flight_ahead(int rows) { return rows > 4 ? 2 : 1; }
-// Pages behind the ring that are asked for in the L2 cache while it is full, and cycles between two of them. With few
-// rows the ring is not full for long.
-constexpr bool asks_ahead(int rows) { return rows > 4; }
+constexpr int in_flight_ahead(int rows) { return are_many(rows) ? 2 : 1; }
+// Of many rows: pages behind the ring that are asked for in the L2 cache while it is full, and cycles between two of
+// them. Of few it is not full for long.
 constexpr int kPagesAhead = 24;
 constexpr unsigned kAheadCycles = 200;
 constexpr int kScoreStride = kKvPageTokens + 8;  // floats; free of bank conflicts
@@ -37,13 +39,12 @@ constexpr int kMaxWidth = kMaxChunks * kThreads * 8;
 
 // Activations are multiplied from shared memory: all of a norm; else of few rows tiles that take turns in two places,
 // of many the blocks that each warp asks for, kXPages pages ahead.
-constexpr bool brings_apart(int rows) { return rows > 4; }
 constexpr int kTileChunks = 2;  // of 8 values, for each thread
 constexpr int tile_columns(int rows) { return kTileChunks * kThreads * 8 / rows; }
 constexpr int kXPages = 4;
 
 // CTAs that share out the rows of norms, a cluster.
-constexpr int norm_ctas(int rows) { return rows > 4 ? 2 : 1; }
+constexpr int norm_ctas(int rows) { return are_many(rows) ? 2 : 1; }
 
 enum Phase { kQkv, kOutput, kGateUp, kDown, kHead, kPhases };
 

@@ -83,7 +83,7 @@ __device__ __forceinline__ void stream_pages(const Params& p, Shared& s, uint8_t
       if (++landing == p.ring) landing = 0, landing_parity ^= 1;
     }
     const uint32_t full = shared_address(&s.full[slot]), empty = shared_address(&s.empty[slot]);
-    if (asks_ahead(kRows) && walk.i > kQkv)
+    if (are_many(kRows) && walk.i > kQkv)
       for (auto asked = static_cast<unsigned>(clock()); !mbarrier_test(empty, parity);)
         if (pages_ahead < kPagesAhead && static_cast<unsigned>(clock()) - asked >= kAheadCycles) {
           ask_ahead();
@@ -552,7 +552,7 @@ __device__ __forceinline__ void products(Thread& t, int layer, int phase) {
     }
   };
   float sum[2][4] = {};
-  if constexpr (brings_apart(kRows)) {
+  if constexpr (are_many(kRows)) {
     if (normed) stage();
     const bf16* brought = phase == kOutput ? of_turn(p.attended, t.turn, p.q_width)
                           : phase == kDown ? of_turn(p.activated, t.turn, p.ffn)
