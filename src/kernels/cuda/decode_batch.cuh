@@ -20,8 +20,12 @@ constexpr int kSlotBlocks = 2;
 constexpr int kTileBytes = kTileStrips * kBlockBytes;
 constexpr int kSlotBytes = kSlotBlocks * kTileBytes;  // also the keys or values of a page at Dh = 128
 constexpr int kSlots = 10;
-// Slots on their way from memory at a time; fewer while what CTAs tell each other would queue behind them.
+// Slots on their way from memory at a time; fewer while what CTAs tell each other would queue behind them. A warpgroup
+// may wait for a slot that the other alone had last; a barrier tells a turn from the one before only, so that turn must
+// have landed. It has: this warpgroup had one of the two slots before, which was asked for when all but kInFlight of
+// those before it were there.
 constexpr int kInFlight = 4, kInFlightBetween = 2;
+static_assert(kInFlight + 2 <= kSlots);
 constexpr int kTiles = 2;  // of a warpgroup at a time
 constexpr int kPassStrips = 2 * kTiles * kTileStrips;
 constexpr int kXBytes = chain::kMaxRows * kBlockCols * 2;  // of a block
